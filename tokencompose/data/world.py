@@ -8,22 +8,22 @@ __all__ = ['CLASSES', 'COCO_CLASSES', 'ADE_CLASSES', 'PLACES', 'DISTRACTORS', 'C
            'Scene', 'Mixture', 'code_of', 'with_article', 'draw_names', 'draw_layout', 'draw_scene', 'render',
            'relation_of', 'enumerate_words', 'captions_of', 'write_world', 'encode_rle']
 
-# %% ../../nbs/13_data.world.ipynb #4a9c9471
+# %% ../../nbs/13_data.world.ipynb #e809ed03
 import functools, io, itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from ..core import atomic_path, keyed_rng, provenance, Progress, write_json, write_jsonl, write_text
+from .classes import WORLD_ADE, WORLD_COCO
 
-# %% ../../nbs/13_data.world.ipynb #eda4b60d
+# %% ../../nbs/13_data.world.ipynb #887be9b5
 CLASSES = {  # name: OpenMoji code point
     'airplane': '2708', 'apple': '1F34E', 'ball': '26BD', 'banana': '1F34C', 'boat': '26F5', 'book': '1F4D5', 'box': '1F4E6',
     'broccoli': '1F966', 'car': '1F697', 'cat': '1F431', 'chair': '1FA91', 'clock': '1F570', 'donut': '1F369', 'door': '1F6AA',
     'elephant': '1F418', 'flag': '1F6A9', 'flower': '1F33B', 'hot dog': '1F32D', 'palm': '1F334', 'pizza': '1F355',
     'stop sign': '1F6D1', 'teddy bear': '1F9F8', 'traffic light': '1F6A6', 'umbrella': '2602', 'vase': '1F3FA'}
-COCO_CLASSES = ('apple', 'banana', 'boat', 'book', 'broccoli', 'car', 'cat', 'clock', 'donut', 'elephant', 'hot dog', 'pizza', 'stop sign', 'teddy bear', 'umbrella', 'vase')
-ADE_CLASSES = ('airplane', 'ball', 'boat', 'book', 'box', 'car', 'chair', 'clock', 'door', 'flag', 'flower', 'palm', 'traffic light', 'vase')
+COCO_CLASSES, ADE_CLASSES = WORLD_COCO, WORLD_ADE
 PLACES = {
     'kitchen': ('apple', 'banana', 'broccoli', 'donut', 'hot dog', 'pizza', 'vase', 'box'),
     'street': ('car', 'stop sign', 'traffic light', 'flag', 'door', 'umbrella', 'airplane'),
