@@ -2,7 +2,8 @@
 from collections import Counter
 import pytest
 from tokencompose.core import file_sha256, repo_root
-from tokencompose.metrics.multigen import COCO_CLASSES, prompt_classes, prompt_row, read_prompts, save_prompts
+from tokencompose.data.classes import COCO_80
+from tokencompose.metrics.multigen import prompt_classes, prompt_row, read_prompts, save_prompts
 
 SHA256 = 'fdac55817fbab0dc3710e60b82a8b238e41a1ed771660b6050e27ba96dea35cd'
 PLACES = ['../shared/data/multigen_coco.json', 'data/multigen/coco_obj_comp_5_1k.json']
@@ -33,5 +34,5 @@ def test_it_has_the_statistics_that_our_draw_assumes(path):
     sets = [prompt_classes(row) for row in read_prompts(path)]
     assert {len(set(names)) for names in sets} == {5} and len({frozenset(names) for names in sets}) == 1000
     counts = Counter(name for names in sets for name in names)
-    assert set(counts) == set(COCO_CLASSES)
+    assert set(counts) == set(COCO_80)
     assert (min(counts.values()), max(counts.values())) == (48, 89)
