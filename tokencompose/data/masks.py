@@ -6,8 +6,8 @@
 __all__ = ['MAX_PIXELS', 'RULES', 'open_picture', 'load_mask', 'save_mask', 'mask_fractions', 'mask_targets', 'GroundingTargets',
            'TargetTable', 'pack_targets']
 
-# %% ../../nbs/11_data.masks.ipynb #aab0dde4
-import dataclasses
+# %% ../../nbs/11_data.masks.ipynb #c1f914cf
+import dataclasses, os
 import numpy as np
 import torch
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from ..core import atomic_path
 
-# %% ../../nbs/11_data.masks.ipynb #549f9206
+# %% ../../nbs/11_data.masks.ipynb #86364cf3
 MAX_PIXELS = 50_000_000  # A larger picture is refused before it is decoded
 
 def open_picture(
@@ -23,7 +23,7 @@ def open_picture(
     what: str = 'picture',  # Word for the error message
 ) -> Image.Image:  # Decoded, as stored
     "Open and decode a picture; whatever is wrong with the file, the error is one sentence that names it."
-    if not Path(path).is_file(): raise FileNotFoundError(f'There is no {what} {path}.')
+    if not os.path.isfile(path): raise FileNotFoundError(f'There is no {what} {path}.')
     try:
         with Image.open(path) as picture:
             if picture.width*picture.height > MAX_PIXELS: raise ValueError(f'it has {picture.width}x{picture.height} pixels, more than the {MAX_PIXELS:,} allowed')
