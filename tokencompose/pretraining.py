@@ -175,13 +175,19 @@ def unet_loss_fn(unet, text_encoder, vae_scale: float, moments, captions: Captio
         return diffusion_loss(unet, text_encoder, scheduler, latents, captions.draw(indices, generator), generator)
     return loss
 
-# %% ../nbs/32_pretraining.ipynb #a165a58f
+# %% ../nbs/32_pretraining.ipynb #abd5fff5
 def new_owlv2(tokenizer, size: int = 64, patch: int = 8, width: int = 128, layers: int = 5) -> Owlv2ForObjectDetection:
     "A small OWLv2 that reads the base model's vocabulary."
     text = dict(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=16,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     vision = dict(hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=4, image_size=size, patch_size=patch)
-    return Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=64))
+    model = Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=64))
+    for head in (model.class_head, model.box_head, model.objectness_head):  # the library starts them at unit variance, from where a small model never recovers
+        for layer in head.modules():
+            if isinstance(layer, torch.nn.Linear): torch.nn.init.xavier_uniform_(layer.weight); torch.nn.init.zeros_(layer.bias)
+    torch.nn.init.constant_(model.class_head.logit_scale.bias, 5.)   # logit = (cosine + shift)*(elu(scale) + 1): begin near -4, "nothing here"
+    torch.nn.init.constant_(model.class_head.logit_shift.bias, -.7)
+    return model
 
 def query_ids(tokenizer, names, length: int = 16) -> torch.Tensor:  # (names, length)
     "OWLv2's text queries: `a photo of a {name}`."
