@@ -32,7 +32,7 @@ def open_picture(
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, Image.DecompressionBombError) as error:
         raise ValueError(f'The {what} {path} cannot be read ({str(error).replace(str(path), "it").rstrip(".")}): replace the file or make it again.') from None
 
-# %% ../../nbs/11_data.masks.ipynb #ab13dd0c
+# %% ../../nbs/11_data.masks.ipynb #a60b5f9b
 def _foreground(picture) -> np.ndarray:
     if picture.mode in ('P', 'PA'): picture = picture.convert('RGBA')
     if picture.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'): picture = picture.convert('RGB')
@@ -42,18 +42,39 @@ def _foreground(picture) -> np.ndarray:
     bright = values[..., :-1 if picture.mode in ('LA', 'RGBA') else None].max(-1)*alpha
     return (bright > 0) & (2*bright >= bright.max())
 
+def _checked(size) -> tuple:
+    height, width = size
+    if type(height) is not int or type(width) is not int or height < 0 or width < 0: raise ValueError(f'the size {size!r} is not [height, width] in whole pixels')
+    if height*width > MAX_PIXELS: raise ValueError(f'it has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed')
+    return height, width
+
+def _run_lengths(text) -> list:
+    "COCO's compressed counts: five bits a character, low bits first; from the third run on, the difference to the last but one."
+    runs, value, shift = [], 0, 0
+    for code in text.encode() if isinstance(text, str) else bytes(text):
+        value |= (code - 48 & 31) << shift
+        shift += 5
+        if not 48 <= code < 112 or shift > 60: raise ValueError('its compressed counts are damaged')
+        if code - 48 & 32: continue
+        if code - 48 & 16: value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value, shift = 0, 0
+    if shift: raise ValueError('its compressed counts break off')
+    return runs
+
 def _from_coco(source, size) -> np.ndarray:
     if isinstance(source, dict):
-        height, width = source['size']
-        counts = source['counts']
-        if isinstance(counts, (list, tuple)):
-            if min(counts, default=0) < 0 or sum(counts) != height*width: raise ValueError(f'its run lengths do not add up to {height}x{width} pixels')
-            source = coco_mask.frPyObjects(dict(size=[height, width], counts=list(counts)), height, width)
-        return coco_mask.decode(source).astype(bool)
+        (height, width), runs = _checked(source['size']), source['counts']
+        if isinstance(runs, (str, bytes)): runs = _run_lengths(runs)
+        if min(runs, default=0) < 0 or sum(runs) != height*width: raise ValueError(f'its run lengths do not add up to {height}x{width} pixels')
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
     if size is None: raise ValueError('polygons need size=(height, width)')
-    if not source: return np.zeros(size, bool)
+    height, width = _checked(size)
+    if not source: return np.zeros((height, width), bool)
     if any(len(p) < 6 or len(p) % 2 for p in source): raise ValueError('a polygon needs at least three x, y pairs')
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in source], *size))).astype(bool)
+    polygons = [list(map(float, p)) for p in source]  # pycocotools crashes on points that are not numbers or far away
+    if not all(abs(v) <= 10*max(height, width) for p in polygons for v in p): raise ValueError(f'a point lies far outside of the {width}x{height} image')
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
 
 def load_mask(
     source,  # Path of a picture, COCO RLE dict (compressed or a list of counts), or list of polygons [[x, y, x, y, ...], ...]
