@@ -6,15 +6,16 @@
 __all__ = ['SCHEDULERS', 'model_folder', 'load_pipeline', 'build_tokenizer', 'tokenize', 'new_vae', 'new_text_encoder',
            'new_unet', 'new_scheduler', 'slow_tokenizer', 'new_pipeline', 'tiny_pipeline', 'set_scheduler']
 
-# %% ../nbs/30_models.ipynb #4723c3d5
+# %% ../nbs/30_models.ipynb #dc51d7b2
 import json, tempfile
 from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils.logging import disable_progress_bar
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from .core import default_device, resolve
 
-# %% ../nbs/30_models.ipynb #f6d6529e
+# %% ../nbs/30_models.ipynb #d2bc41e7
 def model_folder(
     model: str,  # Folder (below the repository when relative) or hub id such as "CompVis/stable-diffusion-v1-4"
     revision: str = '',  # Commit on the hub
@@ -39,6 +40,7 @@ def load_pipeline(
     "A pipeline in evaluation mode, without the safety checker (which would blacken pictures and count them as misses)."
     folder = model_folder(model, revision)
     if not (folder/'model_index.json').is_file(): raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): point `model` at a folder written by save_pretrained.')
+    disable_progress_bar()
     pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)

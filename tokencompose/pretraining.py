@@ -6,9 +6,10 @@
 __all__ = ['OWL_MEAN', 'OWL_STD', 'FitConfig', 'learning_rate', 'fit', 'scene_pool', 'draw_pictures', 'to_unit', 'vae_loss',
            'psnr', 'encode_moments', 'set_scaling_factor', 'CaptionPool', 'diffusion_loss', 'unet_loss_fn', 'new_owlv2',
            'query_ids', 'dense_targets', 'DetectionPool', 'disturb', 'normalize', 'detection_loss', 'owlv2_loss_fn',
-           'owlv2_forward', 'class_scores', 'recall_precision']
+           'owlv2_forward', 'class_scores', 'recall_precision', 'BaseConfig', 'world_tokenizer', 'pretrain_base',
+           'JudgeConfig', 'pretrain_judge', 'judge_scores', 'reconstruct', 'save_zoo', 'judge_processor']
 
-# %% ../nbs/32_pretraining.ipynb #3c5f04bc
+# %% ../nbs/32_pretraining.ipynb #af578286
 import copy, math, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
-from transformers import Owlv2Config, Owlv2ForObjectDetection
-from .core import atomic_path, default_device, key_to_int, keyed_generator, keyed_rng, Progress, SampleOrder, Settings
-from .models import build_tokenizer, new_scheduler, new_text_encoder, new_unet, new_vae, tokenize
-from .data.world import ANY, captions_of, CLASSES, draw_scene, held_out_pairs, render, VSR, WEB, with_article
+from transformers import CLIPTokenizerFast, Owlv2Config, Owlv2ForObjectDetection
+from .core import atomic_path, default_device, file_sha256, keyed_generator, Progress, SampleOrder, Settings
+from .models import build_tokenizer, new_pipeline, new_scheduler, new_text_encoder, new_unet, new_vae, slow_tokenizer, tokenize
+from .data.world import ANY, captions_of, CLASSES, draw_scene, held_out_pairs, render, VSR, WEB
 
 # %% ../nbs/32_pretraining.ipynb #56c07b34
 @dataclass(frozen=True)
@@ -292,3 +293,115 @@ def recall_precision(scores: torch.Tensor, present: torch.Tensor, threshold: flo
     found = scores > threshold
     hits = (found & present).sum(0).float()
     return dict(recall=hits/present.sum(0), precision=hits/found.sum(0).clamp(min=1))
+
+# %% ../nbs/32_pretraining.ipynb #d5803b08
+@dataclass(frozen=True)
+class BaseConfig(Settings):
+    "Recipe of the base model."
+    vae_steps: int = 7000  # Updates of the autoencoder, 32 crops each
+    vae_scenes: int = 6000  # Scenes it sees, of any mixture
+    word_scenes: int = 4000  # Scenes whose captions the tokenizer learns from
+    web_scenes: int = 32000  # Scenes of the web mixture for the U-Net, five captions each
+    unet_steps: int = 4500  # Updates of U-Net and text encoder
+    unet_batch: int = 64
+    seed: int = 0
+
+def world_tokenizer(scenes: int = 4000, seed: int = 0) -> CLIPTokenizerFast:
+    "The tokenizer of the miniature, learned from captions of vsr scenes."
+    return build_tokenizer([c['caption'] for s in scene_pool(scenes, VSR, 'words', seed) for c in captions_of(s)])
+
+def pretrain_base(
+    out: Path,  # Receives checkpoints and the encoded scenes
+    config: BaseConfig,
+) -> tuple:  # StableDiffusionPipeline, report
+    "Autoencoder, then text encoder and U-Net together."
+    out, started = Path(out), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    vae, device = new_vae().to(default_device()), default_device()
+    pictures = None if _steps_done(out/'vae.pt') >= config.vae_steps else draw_pictures(scene_pool(config.vae_scenes, ANY, 'vae', config.seed))
+    vae_fit = FitConfig(steps=config.vae_steps, batch_size=32, lr=2e-3, decay=.5, ema=.995, seed=config.seed)
+    vae = fit(dict(vae=vae), lambda step: vae_loss(vae, pictures, vae_fit, step), vae_fit, out/'vae.pt', 'autoencoder')['vae']
+    quality = psnr(vae, draw_pictures(scene_pool(256, ANY, 'vae val', config.seed)))
+    scenes = scene_pool(config.web_scenes, WEB, 'web', config.seed, forbidden=held_out_pairs())
+    moments = _cached(out/'moments.pt', lambda: encode_moments(vae, draw_pictures(scenes)).half()).float()
+    set_scaling_factor(vae, moments)
+    tokenizer = world_tokenizer(config.word_scenes, config.seed)
+    torch.manual_seed(config.seed)
+    text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet().to(device)
+    unet_fit = FitConfig(steps=config.unet_steps, batch_size=config.unet_batch, lr=1e-3, decay=.2, ema=.999, seed=config.seed)
+    loss_fn = unet_loss_fn(unet, text_encoder, vae.config.scaling_factor, moments, CaptionPool(scenes, tokenizer, config.seed), unet_fit)
+    fit(dict(text_encoder=text_encoder, unet=unet), loss_fn, unet_fit, out/'unet.pt', 'U-Net')
+    report = dict(vae_psnr_db=round(quality, 2), samples_seen=config.unet_steps*config.unet_batch, session_seconds=round(time.monotonic() - started))
+    return new_pipeline(vae, text_encoder, tokenizer, unet), report
+
+def _steps_done(path) -> int: return torch.load(path, map_location='cpu', weights_only=True)['step'] if Path(path).is_file() else 0
+
+def _cached(path, make):
+    if not Path(path).is_file():
+        value = make()
+        with atomic_path(path) as temporary: torch.save(value, temporary)
+    return torch.load(path, weights_only=True)
+
+@dataclass(frozen=True)
+class JudgeConfig(Settings):
+    "Recipe of the judge."
+    steps: int = 4000
+    batch_size: int = 64
+    scenes: int = 24000  # Scenes of any combination
+    decoys: float = 0.12  # Share of things that are drawings of no class
+    seed: int = 0
+
+def pretrain_judge(
+    out: Path,  # Receives the checkpoint
+    config: JudgeConfig,
+    tokenizer=None,  # The world's when None
+) -> tuple:  # Owlv2ForObjectDetection, tokenizer
+    "Train the small OWLv2 on drawn scenes."
+    tokenizer = tokenizer or world_tokenizer()
+    torch.manual_seed(config.seed)
+    model = new_owlv2(tokenizer).to(default_device())
+    judge_fit = FitConfig(steps=config.steps, batch_size=config.batch_size, lr=1e-3, decay=.3, ema=.998, seed=config.seed)
+    grid = model.config.vision_config.image_size//model.config.vision_config.patch_size
+    pool = None if _steps_done(Path(out)/'owlv2.pt') >= config.steps else DetectionPool(scene_pool(config.scenes, ANY, 'judge', config.seed, distractors=config.decoys), grid)
+    loss_fn = owlv2_loss_fn(model, pool, query_ids(tokenizer, CLASSES), judge_fit) if pool else None
+    return fit(dict(model=model), loss_fn, judge_fit, Path(out)/'owlv2.pt', 'judge')['model'], tokenizer
+
+def judge_scores(model, tokenizer, scenes: int = 2000, vae=None) -> dict:  # scores and present, (scenes, classes)
+    "The judge on held-out scenes of one to five things; through an autoencoder, as generated pictures are, when one is given."
+    pictures, queries = None, query_ids(tokenizer, CLASSES)
+    held_out = scene_pool(scenes, ANY, 'judge test', distractors=.12)
+    pictures = draw_pictures(held_out)
+    if vae is not None: pictures = reconstruct(vae, pictures)
+    present = torch.tensor([[n in {t.name for t in s.things} for n in CLASSES] for s in held_out])
+    return dict(scores=class_scores(model, pictures, queries), present=present)
+
+@torch.no_grad()
+def reconstruct(vae, pictures: torch.Tensor, batch: int = 128) -> torch.Tensor:  # uint8
+    "Pictures through the autoencoder and back."
+    parts = [vae.decode(vae.encode(to_unit(p).to(vae.device)).latent_dist.mean).sample.clamp(-1, 1).cpu() for p in pictures.split(batch)]
+    return ((torch.cat(parts) + 1)*127.5).round().to(torch.uint8)
+
+def save_zoo(
+    parts,  # Pipeline or models with save_pretrained
+    folder: Path,
+    card: str,  # Text of the card
+):
+    "Write models as float16 safetensors with their card, replacing the folder only when all is written."
+    import shutil
+    folder, temporary = Path(folder), Path(folder).with_name(f'.{Path(folder).name}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    for part in parts:
+        part = copy.deepcopy(part).to(torch.float16) if hasattr(part, 'to') else part
+        part.save_pretrained(temporary)
+    hashes = ''.join(f'| `{p.relative_to(temporary)}` | {p.stat().st_size/2**20:.1f} MB | `{file_sha256(p)}` |\n' for p in sorted(temporary.rglob('*.safetensors')))
+    (temporary/'README.md').write_text(f'{card}\n\n| file | size | SHA-256 |\n| --- | --- | --- |\n{hashes}')
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+def judge_processor(tokenizer, size: int = 64):
+    "OWLv2's processor for small pictures, queries cut at 16 tokens."
+    from transformers import Owlv2ImageProcessor, Owlv2Processor
+    words = slow_tokenizer(tokenizer)
+    words.model_max_length = 16
+    return Owlv2Processor(Owlv2ImageProcessor(size=dict(height=size, width=size)), words)
