@@ -6,7 +6,7 @@
 __all__ = ['VARIANTS', 'TrainConfig', 'fixed_part', 'refuse_changes', 'config_for', 'run_folder', 'sample_draws',
            'denoising_target', 'step_losses', 'total_loss', 'loss_row', 'map_sizes', 'cached_dataset', 'make_batch',
            'save_checkpoint', 'checkpoints', 'is_complete', 'newest_checkpoint', 'load_checkpoint', 'MetricsLog',
-           'validation_losses', 'sample_grid', 'train', 'peak_memory_mb', 'main']
+           'validation_losses', 'sample_grid', 'train', 'peak_memory_mb', 'encode', 'main']
 
 # %% ../nbs/31_training.ipynb #cac64ea8
 import contextlib, dataclasses, hashlib, json, os, resource, shutil, time
@@ -390,7 +390,12 @@ def peak_memory_mb(device) -> float:
     if torch.device(device).type == 'cuda': return round(torch.cuda.max_memory_allocated(device)/2**20, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10, 1)
 
-# %% ../nbs/31_training.ipynb #fc1c030c
+# %% ../nbs/31_training.ipynb #28f37419
+def encode(config: TrainConfig) -> int:  # Samples in memory
+    "Only encode the data of a run, so that trainings side by side find the cache ready."
+    pipe = load_pipeline(config.model, config.revision)
+    return sum(len(cached_dataset(pipe, d, i, config)) for d, i in ((config.data, config.images), (config.val_data, config.val_images)) if d)
+
 @call_parse
 def main(
     profile: str = 'mini',  # mini, quick, sd14 or sd21
@@ -401,7 +406,9 @@ def main(
     accumulation: int = -1,  # Forwards an update; the profile's own when negative
     model: str = '',  # Base pipeline; the profile's own when empty
     out_dir: str = '',  # Run folder; runs/<profile>/train/<variant>-seed<seed> when empty
+    encode_only: bool = False,  # Only encode the data sets
 ):
     "Fine-tune one variant of a profile."
     chosen = get_profile(profile, steps=steps, batch_size=batch_size, accumulation=accumulation, model=model)
-    print(json.dumps(train(config_for(chosen, variant, seed, **(dict(out_dir=out_dir) if out_dir else {})))))
+    config = config_for(chosen, variant, seed, **(dict(out_dir=out_dir) if out_dir else {}))
+    print(json.dumps(dict(encoded=encode(config)) if encode_only else train(config)))

@@ -1,0 +1,47 @@
+# TokenCompose in notebooks. `make reproduce` runs the miniature paper, `make test` all tests, `make lab` opens JupyterLab.
+PYTHON  ?= python3
+PROFILE ?= quick
+CORES   ?= $(shell nproc 2>/dev/null || echo 2)
+VENV    := .venv
+BIN     := $(VENV)/bin
+# one trained or sampled model a GPU; without a GPU the cores are the limit
+GPUS    := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+GPU_LIMIT := $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
+# glibc hands large buffers back to the system at every step otherwise, which can double the time of a small model
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+export MPLBACKEND := agg
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup reproduce test nbtest lab clean-notebooks
+
+help:
+	@echo 'make reproduce            the miniature paper at profile quick (PROFILE=mini: the long run)'
+	@echo 'make test                 notebook tests and pytest'
+	@echo 'make lab                  JupyterLab in the environment'
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": call make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -e .
+	@touch $@
+
+reproduce: setup
+	$(BIN)/snakemake --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete --rerun-triggers mtime params input --quiet rules --config profile=$(PROFILE)
+	@$(BIN)/python -m tokencompose.reporting $(PROFILE)
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+lab: setup
+	$(BIN)/nbdev_install_hooks
+	$(BIN)/jupyter lab
+
+clean-notebooks: setup
+	for d in nbs data_prep paper_figures; do $(BIN)/nbdev_clean --fname $$d; done
