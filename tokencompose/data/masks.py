@@ -96,16 +96,25 @@ def save_mask(
     if mask.ndim != 2: raise ValueError(f'A mask has two dimensions, this one has the shape {tuple(mask.shape)}.')
     with atomic_path(path) as temporary: Image.fromarray(mask.bool().cpu().numpy().astype(np.uint8)*255).save(temporary, format='PNG')
 
-# %% ../../nbs/11_data.masks.ipynb #6bcd850d
+# %% ../../nbs/11_data.masks.ipynb #90afa87d
 def _overlaps(cells: int, pixels: int) -> torch.Tensor:
     "How much of each pixel lies in each cell along one axis, (cells, pixels), in whole units of 1/cells of a pixel."
     cell, pixel = torch.arange(cells)[:, None]*pixels, torch.arange(pixels)[None]*cells
     return (torch.minimum(cell + pixels, pixel + cells) - torch.maximum(cell, pixel)).clamp(min=0).double()
 
+def _extent(covered: torch.Tensor, cells: int) -> tuple:
+    "(slice of pixels, slice of cells) that hold all of a mask along one axis."
+    place, pixels = covered.nonzero(), len(covered)
+    first, end = int(place[0]), int(place[-1]) + 1
+    return slice(first, end), slice(first*cells//pixels, -(-end*cells//pixels))
+
 def _coverage(masks: torch.Tensor, size: tuple) -> torch.Tensor:
     if masks.ndim != 3: raise ValueError(f'Masks have the shape (nouns, height, width), not {tuple(masks.shape)}.')
-    height, width = masks.shape[-2:]
-    covered = _overlaps(size[0], height) @ masks.double().cpu() @ _overlaps(size[1], width).T
+    masks, (height, width), covered = masks.bool().cpu(), masks.shape[-2:], torch.zeros(len(masks), *size, dtype=torch.double)
+    anywhere = masks.any(0)
+    if not anywhere.any(): return covered
+    (y, i), (x, j) = _extent(anywhere.any(1), size[0]), _extent(anywhere.any(0), size[1])  # objects are small: work where they are
+    covered[:, i, j] = _overlaps(size[0], height)[i, y] @ masks[:, y, x].double() @ _overlaps(size[1], width)[j, x].T
     return covered/(height*width)
 
 def mask_fractions(
