@@ -33,7 +33,8 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 
 reproduce: setup
 	$(BIN)/snakemake --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete --rerun-triggers mtime params input --quiet rules --config profile=$(PROFILE)
-	@$(BIN)/python -m tokencompose.reporting $(PROFILE)
+	@cat runs/$(PROFILE)/paper_figures/summary.md
+	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/* runs/$(PROFILE)/train/*/pipeline runs/$(PROFILE)/images/*
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

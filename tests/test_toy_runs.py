@@ -4,23 +4,61 @@ import functools
 import papermill as pm
 import pytest
 from conftest import ROOT
+from test_detection import save_judge
 
-from tokencompose.data.world import write_world
+from tokencompose.data.coco import build_dataset, read_coco
+from tokencompose.data.world import captions_of, draw_scene, write_world
+from tokencompose.metrics.multigen import draw_prompts, save_prompts
+from tokencompose.models import tiny_pipeline
+from tokencompose.sampling import sample_images
+
+
+def write_pictures(folder):
+    "What nbs/sample.ipynb leaves, for two prompts."
+    prompts = draw_prompts(['cat', 'dog', 'pizza'], 2, seed=0, objects=2)
+    sample_images(tiny_pipeline(), prompts, 1, folder, inference_steps=1)
+    save_prompts(folder/'prompts.json', prompts)
+
+
+def write_pipeline(folder):
+    "A random base model that knows the world's words."
+    tiny_pipeline([c['caption'] for i in range(40) for c in captions_of(draw_scene((0, 'toy', i)))]).save_pretrained(folder)
+
 
 # Parameters; "{name}" stands for a folder that INPUTS makes, and out_dir is always a new temporary folder.
 TOY = {
     'data_prep/00_scenes.ipynb': dict(profile='mini', train_images=6, val_images=2),
     'data_prep/04_build_dataset.ipynb': dict(profile='mini', source='{scenes}', max_rows=5),
+    'nbs/train.ipynb': dict(profile='mini', steps=4, batch_size=2, lr=1e-3, sample_every=4, model='{pipeline}', data='{dataset}', images='{scenes}/train2017', val_data='{dataset}', val_images='{scenes}/train2017'),
+    'nbs/sample.ipynb': dict(profile='mini', model='{pipeline}', prompts=2, rounds=1, inference_steps=2, objects=2),
+    'nbs/evaluate.ipynb': dict(profile='mini', images='{pictures}', judge='{judge}', rounds=1),
+    'nbs/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, zoo='{empty}/sd'),
+    'nbs/pretrain_owlv2.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=40, base='{pipeline}', zoo='{empty}/owlv2'),
+    'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
+    'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
     'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl'],
     'data_prep/04_build_dataset.ipynb': ['provenance.json', 'samples.png', 'metadata.jsonl'],
+    'nbs/train.ipynb': ['result.json', 'metrics.jsonl', 'pipeline/model_index.json', 'samples/step-0000004.png'],
+    'nbs/sample.ipynb': ['prompts.json', 'settings.json', '0_0.png', '1_0.png', 'provenance.json'],
+    'nbs/evaluate.ipynb': ['multigen_coco/frozen.json', 'multigen_coco/frozen-detections/settings.json'],
+    'nbs/pretrain_sd.ipynb': ['vae.pt', 'unet.pt', 'provenance.json'],
+    'nbs/pretrain_owlv2.ipynb': ['owlv2.pt', 'provenance.json'],
+    'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
+    'paper_figures/figure4.ipynb': ['figure4.png'],
 }
 # What a notebook needs from the steps before it: a function that fills a folder.
 INPUTS = {
     'scenes': functools.partial(write_world, train=8, val=3),
+    'dataset': lambda folder: build_dataset(folder, read_coco(folder.parent/'scenes', 'train2017')),
+    'pipeline': write_pipeline,
+    'judge': save_judge,
+    'pictures': write_pictures,
+    'empty': lambda folder: folder.mkdir(),
 }
+NEEDS = {'dataset': ['scenes']}  # inputs that are made from others
 
 
 class Inputs(dict):
@@ -30,6 +68,7 @@ class Inputs(dict):
         self.folder = folder
 
     def __missing__(self, name):
+        for needed in NEEDS.get(name, []): self[needed]
         INPUTS[name](self.folder/name)
         self[name] = self.folder/name
         return self[name]

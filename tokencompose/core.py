@@ -68,16 +68,20 @@ class SampleOrder:
         return self._epochs[epoch][offset]
     def batch(self, step: int, n: int) -> list: return [self[step*n + i] for i in range(n)]
 
-# %% ../nbs/00_core.ipynb #c17e0794
+# %% ../nbs/00_core.ipynb #a970717d
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(
+    path,
+    sync: bool = True,  # Wait until it is on the disk; not worth it for thousands of small files that are quickly made again
+):
     "Yields a temporary path beside `path`; renames it to `path` if the block ends well, removes it if not."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
     try:
         yield temporary
-        with open(temporary, 'rb') as f: os.fsync(f.fileno())
+        if sync:
+            with open(temporary, 'rb') as f: os.fsync(f.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -98,7 +102,7 @@ def read_json(path):
 def read_jsonl(path) -> list:  # One value a line
     "Read a JSON-lines file; a broken line is named by its number."
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding='utf-8').split('\n'), 1):  # not splitlines: a caption may hold U+2028
         if not line.strip(): continue
         try: rows.append(json.loads(line))
         except json.JSONDecodeError as error: raise ValueError(f'{path}, line {number}: not valid JSON ({error.msg}).') from None

@@ -213,7 +213,7 @@ def save_picture(
 ):
     "Write a PNG, atomically."
     pixels = (picture*255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    with atomic_path(path) as temporary: Image.fromarray(pixels).save(temporary)
+    with atomic_path(path, sync=False) as temporary: Image.fromarray(pixels).save(temporary)
 
 # %% ../nbs/40_sampling.ipynb #253ec1d4
 def pipeline_hash(pipe) -> str:

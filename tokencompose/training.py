@@ -8,7 +8,7 @@ __all__ = ['VARIANTS', 'TrainConfig', 'fixed_part', 'refuse_changes', 'config_fo
            'save_checkpoint', 'checkpoints', 'is_complete', 'newest_checkpoint', 'load_checkpoint', 'MetricsLog',
            'validation_losses', 'sample_grid', 'train', 'peak_memory_mb', 'encode', 'main']
 
-# %% ../nbs/31_training.ipynb #cac64ea8
+# %% ../nbs/31_training.ipynb #6eb998d1
 import contextlib, dataclasses, hashlib, json, os, resource, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from diffusers.training_utils import EMAModel
 from fastcore.script import call_parse
 from safetensors.torch import load_file, save_file
 from .attention import CrossAttentionCapture, resolve_layers
-from .core import file_sha256, keyed_generator, keyed_randn, Progress, provenance, read_json, resolve, SampleOrder, Settings, write_json
+from .core import default_device, file_sha256, keyed_generator, keyed_randn, Progress, provenance, read_json, resolve, SampleOrder, Settings, write_json
 from .data.dataset import CachedDataset, encode_cache, GroundingDataset, latents_from_moments
 from .losses import column_losses
 from .models import load_pipeline, model_folder, set_scheduler
@@ -301,7 +301,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(images, 1, len(images)).save(path)
 
-# %% ../nbs/31_training.ipynb #59bb4fcf
+# %% ../nbs/31_training.ipynb #99ebc444
 def train(
     config: TrainConfig,
     stop_at: int = 0,  # Stop (as if killed, after a checkpoint) at this step; for tests
@@ -385,9 +385,9 @@ def _finish(out, pipe, unet, ema, config, result):
     source = provenance(config.to_dict(), [resolve(config.data)/'metadata.jsonl'], result['seconds'])
     write_json(out/'result.json', dict(config=fixed_part(config), result=result, provenance=source))
 
-def peak_memory_mb(device) -> float:
-    "Most memory the process (CPU) or the device (CUDA) has held so far, in MB."
-    if torch.device(device).type == 'cuda': return round(torch.cuda.max_memory_allocated(device)/2**20, 1)
+def peak_memory_mb(device=None) -> float:
+    "Most memory the device (CUDA) or the process (otherwise) has held so far, in MB."
+    if torch.device(device or default_device()).type == 'cuda': return round(torch.cuda.max_memory_allocated(device)/2**20, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10, 1)
 
 # %% ../nbs/31_training.ipynb #28f37419

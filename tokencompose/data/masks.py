@@ -94,7 +94,7 @@ def save_mask(
 ):
     "Write a mask as a grey PNG of 0 and 255, atomically."
     if mask.ndim != 2: raise ValueError(f'A mask has two dimensions, this one has the shape {tuple(mask.shape)}.')
-    with atomic_path(path) as temporary: Image.fromarray(mask.bool().cpu().numpy().astype(np.uint8)*255).save(temporary, format='PNG')
+    with atomic_path(path, sync=False) as temporary: Image.fromarray(mask.bool().cpu().numpy().astype(np.uint8)*255).save(temporary, format='PNG')
 
 # %% ../../nbs/11_data.masks.ipynb #90afa87d
 def _overlaps(cells: int, pixels: int) -> torch.Tensor:

@@ -266,7 +266,7 @@ def _file_name(scene): return f'{scene.id:012d}.png'
 
 def _write_image(path, scene):
     if path.is_file(): return
-    with atomic_path(path) as temporary: Image.fromarray(render(scene)[0]).save(temporary)
+    with atomic_path(path, sync=False) as temporary: Image.fromarray(render(scene)[0]).save(temporary)
 
 def _images_json(scenes, split): return [dict(id=s.id, file_name=_file_name(s), height=s.size, width=s.size, coco_url=f'{split}/{_file_name(s)}') for s in scenes]
 

@@ -1,0 +1,88 @@
+# The graph of the miniature paper: which notebook makes what from what. `make reproduce` runs it.
+# Every rule is one papermill notebook that resumes by itself, so only a small file that is written last is declared as
+# output: what a killed job had finished stays on disk and is used again.
+import os
+from tokencompose.profiles import get_profile
+
+PROFILE = config.get('profile', 'quick')
+P = get_profile(PROFILE)
+DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
+VARIANTS = ['denoise', 'pixel', 'token', 'tokencompose']
+BENCHMARKS = ['multigen_coco', 'multigen_ade20k']
+METRICS = [*BENCHMARKS, 'grounding']
+RUN_NAMES = ['frozen', *[f'{v}-seed{s}' for v in VARIANTS for s in P.seeds]]
+
+def papermill(notebook, log, **params):
+    "The shell command of one step."
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    given = ' '.join(f'-p {k} {v}' for k, v in params.items())
+    return f'papermill --no-progress-bar --log-level ERROR {notebook} {log} -p profile {PROFILE} {given}'
+
+def trained(w): return [] if w.run == 'frozen' else [f'{RUNS}/train/{w.run}/result.json']
+def model_param(run): return '' if run == 'frozen' else f'-p model {RUNS}/train/{run}/pipeline'
+
+wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), variant='|'.join(VARIANTS), seed=r'\d+', split='train|val'
+
+rule all:
+    input: f'{RUNS}/paper_figures/table2.ipynb', f'{RUNS}/paper_figures/figure4.ipynb'
+
+rule scenes:
+    input: 'data_prep/00_scenes.ipynb'
+    output: f'{DATA}/provenance.json'
+    threads: 1
+    run: shell(papermill(input[0], f'{RUNS}/notebooks/00_scenes.ipynb'))
+
+rule build_dataset:
+    input: 'data_prep/04_build_dataset.ipynb', f'{DATA}/provenance.json'
+    output: f'{DATA}/tokencompose' + '{suffix}/provenance.json'
+    wildcard_constraints: suffix='|_val'
+    threads: 1
+    run:
+        split = 'val' if wildcards.suffix else 'train'
+        shell(papermill(input[0], f'{RUNS}/notebooks/04_build_dataset_{split}.ipynb', split=split))
+
+rule encode:  # once, so that trainings side by side find the cache
+    input: f'{DATA}/tokencompose/provenance.json', f'{DATA}/tokencompose_val/provenance.json'
+    output: touch(f'{DATA}/cache/{os.path.basename(P.model)}.encoded')
+    resources: gpu=1
+    run: shell(f'python -m tokencompose.training --profile {PROFILE} --encode_only')
+
+rule train:
+    input: 'nbs/train.ipynb', rules.encode.output
+    output: f'{RUNS}/train/' + '{variant}-seed{seed}/result.json'
+    threads: 1
+    resources: gpu=1
+    run: shell(papermill(input[0], f'{RUNS}/notebooks/train-{wildcards.variant}-seed{wildcards.seed}.ipynb', variant=wildcards.variant, seed=wildcards.seed))
+
+rule sample:
+    input: 'nbs/sample.ipynb', trained
+    output: f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
+    threads: 1
+    resources: gpu=1
+    run: shell(papermill(input[0], f'{RUNS}/notebooks/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', method=wildcards.run, benchmark=wildcards.benchmark) + ' ' + model_param(wildcards.run))
+
+rule evaluate_multigen:
+    input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
+    output: f'{RUNS}/results/' + '{benchmark}/done-{run}'
+    threads: 1
+    resources: gpu=1
+    run:
+        shell(papermill(input[0], f'{RUNS}/notebooks/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='multigen', benchmark=wildcards.benchmark, method=wildcards.run))
+        shell('touch {output}')
+
+rule evaluate_grounding:
+    input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json'
+    output: f'{RUNS}/results/grounding/' + 'done-{run}'
+    threads: 1
+    resources: gpu=1
+    run:
+        shell(papermill(input[0], f'{RUNS}/notebooks/evaluate-{wildcards.run}-grounding.ipynb', metric='grounding', method=wildcards.run) + ' ' + model_param(wildcards.run))
+        shell('touch {output}')
+
+rule paper_figure:
+    input:
+        'paper_figures/{figure}.ipynb',
+        [f'{RUNS}/results/{m}/done-{r}' for m in METRICS for r in RUN_NAMES]
+    output: f'{RUNS}/paper_figures/' + '{figure}.ipynb'
+    threads: 1
+    run: shell(papermill(input[0], output[0]))
