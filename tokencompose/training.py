@@ -126,7 +126,7 @@ def sample_draws(
     noise = torch.stack([r[0] for r in rows])
     return noise[:, 0], noise[:, 1], torch.stack([r[1] for r in rows])
 
-# %% ../nbs/31_training.ipynb #140b695a
+# %% ../nbs/31_training.ipynb #70b95042
 def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
     "What the U-Net is asked to predict."
     kind = scheduler.config.prediction_type
@@ -149,7 +149,6 @@ def step_losses(
     denoise_loss = (model_pred.float() - target.float()).square().mean()
     if not capture: return denoise_loss, None
     grounding = column_losses(capture.maps, batch['targets'], capture.sizes, config.head_reduction, config.layer_reduction)
-    capture.clear()
     return denoise_loss, grounding
 
 def total_loss(denoise_loss, grounding, config: TrainConfig) -> torch.Tensor:
