@@ -6,7 +6,8 @@
 __all__ = ['PAPER_LAYERS', 'attention_probs', 'unwrap', 'cross_attention_groups', 'resolve_layers', 'CaptureProcessor',
            'map_size', 'CrossAttentionCapture']
 
-# %% ../nbs/20_attention.ipynb #b154f5f0
+# %% ../nbs/20_attention.ipynb #d8edf718
+import contextlib
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor
 
@@ -136,7 +137,7 @@ def map_size(
     if size[0]*size[1] != pixels: raise RuntimeError(f'A map of {pixels} pixels is no halving of a {latent_size[0]}x{latent_size[1]} latent: this U-Net does not downsample by twos.')
     return size
 
-# %% ../nbs/20_attention.ipynb #bec53293
+# %% ../nbs/20_attention.ipynb #4b3f2884
 class CrossAttentionCapture:
     "Context manager: while it is open, each forward pass of `unet` leaves the chosen layers' attention probabilities in `maps`."
     _stock = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)  # all compute the same function
@@ -181,6 +182,13 @@ class CrossAttentionCapture:
         for path, processor in self._previous.items(): self.unet.get_submodule(path).set_processor(processor)
         self._hooks, self._previous = [], {}
         for processor in self._processors.values(): processor.armed = False
+
+    @contextlib.contextmanager
+    def paused(self):
+        "Give the U-Net its own processors back for a while: to draw pictures, or to capture other layers."
+        self.__exit__()
+        try: yield
+        finally: self.__enter__()
 
     def _before(self, unet, args, kwargs):
         sample, token_ids = args[0] if args else kwargs['sample'], self._token_ids

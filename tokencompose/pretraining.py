@@ -7,7 +7,8 @@ __all__ = ['OWL_MEAN', 'OWL_STD', 'FitConfig', 'learning_rate', 'fit', 'scene_po
            'psnr', 'encode_moments', 'set_scaling_factor', 'CaptionPool', 'diffusion_loss', 'unet_loss_fn', 'new_owlv2',
            'query_ids', 'dense_targets', 'DetectionPool', 'disturb', 'normalize', 'detection_loss', 'owlv2_loss_fn',
            'owlv2_forward', 'class_scores', 'recall_precision', 'BaseConfig', 'world_tokenizer', 'pretrain_base',
-           'JudgeConfig', 'pretrain_judge', 'judge_scores', 'reconstruct', 'save_zoo', 'judge_processor']
+           'JudgeConfig', 'pretrain_judge', 'judge_scores', 'best_threshold', 'reconstruct', 'save_zoo',
+           'judge_processor']
 
 # %% ../nbs/32_pretraining.ipynb #af578286
 import copy, math, time
@@ -294,7 +295,7 @@ def recall_precision(scores: torch.Tensor, present: torch.Tensor, threshold: flo
     hits = (found & present).sum(0).float()
     return dict(recall=hits/present.sum(0), precision=hits/found.sum(0).clamp(min=1))
 
-# %% ../nbs/32_pretraining.ipynb #d5803b08
+# %% ../nbs/32_pretraining.ipynb #39a0266d
 @dataclass(frozen=True)
 class BaseConfig(Settings):
     "Recipe of the base model."
@@ -346,10 +347,10 @@ def _cached(path, make):
 @dataclass(frozen=True)
 class JudgeConfig(Settings):
     "Recipe of the judge."
-    steps: int = 4000
+    steps: int = 10000
     batch_size: int = 64
-    scenes: int = 24000  # Scenes of any combination
-    decoys: float = 0.12  # Share of things that are drawings of no class
+    scenes: int = 48000  # Scenes of any combination
+    decoys: float = 0.2  # Share of things that are drawings of no class
     seed: int = 0
 
 def pretrain_judge(
@@ -367,14 +368,28 @@ def pretrain_judge(
     loss_fn = owlv2_loss_fn(model, pool, query_ids(tokenizer, CLASSES), judge_fit) if pool else None
     return fit(dict(model=model), loss_fn, judge_fit, Path(out)/'owlv2.pt', 'judge')['model'], tokenizer
 
-def judge_scores(model, tokenizer, scenes: int = 2000, vae=None) -> dict:  # scores and present, (scenes, classes)
-    "The judge on held-out scenes of one to five things; through an autoencoder, as generated pictures are, when one is given."
-    pictures, queries = None, query_ids(tokenizer, CLASSES)
-    held_out = scene_pool(scenes, ANY, 'judge test', distractors=.12)
+def judge_scores(
+    model, tokenizer,
+    scenes: int = 2000,
+    vae=None,  # Look through this autoencoder, as at generated pictures
+    split: str = 'judge exam',  # Name of the pool of scenes: "judge val" to choose on, "judge exam" to report
+    decoys: float = .12,  # Share of things that are drawings of no class
+) -> dict:  # scores and present, (scenes, classes)
+    "The judge on held-out scenes of one to five things."
+    queries, held_out = query_ids(tokenizer, CLASSES), scene_pool(scenes, ANY, split, distractors=decoys)
     pictures = draw_pictures(held_out)
     if vae is not None: pictures = reconstruct(vae, pictures)
     present = torch.tensor([[n in {t.name for t in s.things} for n in CLASSES] for s in held_out])
     return dict(scores=class_scores(model, pictures, queries), present=present)
+
+def best_threshold(
+    scores: torch.Tensor,  # (pictures, classes)
+    present: torch.Tensor,  # The same shape, bool
+    grid=tuple(n/20 for n in range(2, 20)),  # Thresholds to try
+) -> tuple:  # threshold; the worst class's recall or precision there, whichever is lower
+    "The threshold at which the weakest number of the weakest class is highest."
+    worst = [min(float(v.min()) for v in recall_precision(scores, present, t).values()) for t in grid]
+    return grid[int(np.argmax(worst))], max(worst)
 
 @torch.no_grad()
 def reconstruct(vae, pictures: torch.Tensor, batch: int = 128) -> torch.Tensor:  # uint8

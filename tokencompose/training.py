@@ -8,7 +8,7 @@ __all__ = ['VARIANTS', 'TrainConfig', 'fixed_part', 'refuse_changes', 'config_fo
            'save_checkpoint', 'checkpoints', 'is_complete', 'newest_checkpoint', 'load_checkpoint', 'MetricsLog',
            'validation_losses', 'sample_grid', 'train', 'peak_memory_mb', 'encode', 'main']
 
-# %% ../nbs/31_training.ipynb #6eb998d1
+# %% ../nbs/31_training.ipynb #4fa5b8fc
 import contextlib, dataclasses, hashlib, json, os, resource, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from .attention import CrossAttentionCapture, resolve_layers
 from .core import default_device, file_sha256, keyed_generator, keyed_randn, Progress, provenance, read_json, resolve, SampleOrder, Settings, write_json
 from .data.dataset import CachedDataset, encode_cache, GroundingDataset, latents_from_moments
 from .losses import column_losses
-from .models import load_pipeline, model_folder, set_scheduler
+from .models import load_pipeline, model_folder, new_sampler
 from .profiles import get_profile, Profile
 
 # %% ../nbs/31_training.ipynb #d497532c
@@ -300,7 +300,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(images, 1, len(images)).save(path)
 
-# %% ../nbs/31_training.ipynb #99ebc444
+# %% ../nbs/31_training.ipynb #20621d1f
 def train(
     config: TrainConfig,
     stop_at: int = 0,  # Stop (as if killed, after a checkpoint) at this step; for tests
@@ -312,7 +312,7 @@ def train(
     accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     pipe = load_pipeline(config.model, config.revision, device=str(device))
-    set_scheduler(pipe, 'ddim')
+    pipe.scheduler = new_sampler(pipe.scheduler.config)
     data = cached_dataset(pipe, config.data, config.images, config, (rank, world))
     held_out = cached_dataset(pipe, config.val_data, config.val_images, config, (rank, world), config.val_rows) if config.val_data and config.sample_every else None
     accelerator.wait_for_everyone()
@@ -328,8 +328,7 @@ def train(
     log = MetricsLog(out, step, config.tensorboard) if main else None
     bar = Progress(config.steps, f'train {out.name}', 'step', done=step) if main else None
     order, started, first, global_batch = SampleOrder(len(data), config.seed), time.monotonic(), step, config.batch_size*world
-    with contextlib.ExitStack() as stack:
-        capture = stack.enter_context(CrossAttentionCapture(unet, config.layers)) if config.supervised else None
+    with CrossAttentionCapture(unet, config.layers) if config.supervised else contextlib.nullcontext() as capture:
         while step < last:
             for micro in range(config.accumulation):
                 begin = (step*config.accumulation + micro)*global_batch
@@ -346,7 +345,7 @@ def train(
                 bar.update()
                 if step % config.log_every == 0 or step == last: log.write(step, grad_norm=float(norm))
                 if step % config.checkpoint_every == 0 or step == last: _save(out, step, unet, optimizer, ema, config, world)
-                if config.sample_every and (step % config.sample_every == 0 or step == config.steps): _look(out, step, unet, scheduler, held_out, pipe, config, device, log, stack, capture)
+                if config.sample_every and (step % config.sample_every == 0 or step == config.steps): _look(out, step, unet, scheduler, held_out, pipe, config, device, log, capture)
             if step % config.checkpoint_every == 0: accelerator.wait_for_everyone()
     accelerator.wait_for_everyone()
     result = dict(step=step, steps=config.steps, seconds=round(time.monotonic() - started, 2), samples_per_second=round((step - first)*global_batch*config.accumulation/max(time.monotonic() - started, 1e-9), 2), peak_memory_mb=peak_memory_mb(device), world=world)
@@ -365,12 +364,11 @@ def _save(out, step, unet, optimizer, ema, config, world):
     inner = getattr(optimizer, 'optimizer', optimizer)
     save_checkpoint(out/'checkpoints', step, tensors, inner.state_dict(), dict(config=fixed_part(config), world=world), config.keep_checkpoints)
 
-def _look(out, step, unet, scheduler, held_out, pipe, config, device, log, stack, capture):
+def _look(out, step, unet, scheduler, held_out, pipe, config, device, log, capture):
     unet.eval()
-    if capture: capture.__exit__()
-    if held_out is not None: log.append(dict(step=step, **validation_losses(unet, scheduler, held_out, pipe, config, device)))
-    if config.sample_prompts: sample_grid(pipe, unet, config, out/'samples'/f'step-{step:07d}.png')
-    if capture: capture.__enter__()
+    with capture.paused() if capture else contextlib.nullcontext():
+        if held_out is not None: log.append(dict(step=step, **validation_losses(unet, scheduler, held_out, pipe, config, device)))
+        if config.sample_prompts: sample_grid(pipe, unet, config, out/'samples'/f'step-{step:07d}.png')
     unet.train()
 
 def _finish(out, pipe, unet, ema, config, result):

@@ -237,7 +237,7 @@ def _where(scene, rng):
     near = f' near {enumerate_words([t.phrase() for t in rest])}' if rest else ''
     return f'{first.phrase()} {relation_of(first, second)} {second.phrase()}{near}.'.capitalize()
 
-# %% ../../nbs/13_data.world.ipynb #d92b40b1
+# %% ../../nbs/13_data.world.ipynb #a879bb4e
 def write_world(
     folder,  # Receives `train2017/`, `val2017/`, `annotations/`, `vsr/`
     train: int,  # Scenes to fine-tune on (all named by the VSR list)
@@ -246,7 +246,7 @@ def write_world(
     size: int = 64,
     mixture: Mixture = VSR,
 ) -> dict:  # Counts
-    "Draw a world and write it in COCO's and VSR's formats; pictures that are complete are not drawn again."
+    "Draw a world and write it in COCO's and VSR's formats; a picture that is there as it should be is left alone."
     folder, forbidden = Path(folder), held_out_pairs()
     bar = Progress(train + val, 'scenes', 'image')
     for split, count in dict(train2017=train, val2017=val).items():
@@ -265,8 +265,11 @@ def write_world(
 def _file_name(scene): return f'{scene.id:012d}.png'
 
 def _write_image(path, scene):
-    if path.is_file(): return
-    with atomic_path(path, sync=False) as temporary: Image.fromarray(render(scene)[0]).save(temporary)
+    "Write the picture, unless these very bytes are there already."
+    png = io.BytesIO()
+    Image.fromarray(render(scene)[0]).save(png, 'png')
+    if path.is_file() and path.read_bytes() == png.getvalue(): return
+    with atomic_path(path, sync=False) as temporary: temporary.write_bytes(png.getvalue())
 
 def _images_json(scenes, split): return [dict(id=s.id, file_name=_file_name(s), height=s.size, width=s.size, coco_url=f'{split}/{_file_name(s)}') for s in scenes]
 

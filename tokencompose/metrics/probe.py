@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TIMESTEPS', 'DAAM_LAYERS', 'noun_columns', 'enlarged_mean', 'noised_maps', 'probe', 'probe_maps']
 
-# %% ../../nbs/46_metrics.probe.ipynb #064a8f44
+# %% ../../nbs/46_metrics.probe.ipynb #0a53cf64
 import torch
 import torch.nn.functional as F
 from ..attention import CrossAttentionCapture
 from ..core import keyed_randn, Progress
 from ..data.dataset import GroundingDataset, image_moments, text_states
-from ..sampling import new_sampler
+from ..models import new_sampler
 from .grounding import grounding_scores, THRESHOLDS
 
 # %% ../../nbs/46_metrics.probe.ipynb #990da009
