@@ -295,7 +295,7 @@ def recall_precision(scores: torch.Tensor, present: torch.Tensor, threshold: flo
     hits = (found & present).sum(0).float()
     return dict(recall=hits/present.sum(0), precision=hits/found.sum(0).clamp(min=1))
 
-# %% ../nbs/32_pretraining.ipynb #39a0266d
+# %% ../nbs/32_pretraining.ipynb #5112a4dd
 @dataclass(frozen=True)
 class BaseConfig(Settings):
     "Recipe of the base model."
@@ -385,7 +385,7 @@ def judge_scores(
 def best_threshold(
     scores: torch.Tensor,  # (pictures, classes)
     present: torch.Tensor,  # The same shape, bool
-    grid=tuple(n/20 for n in range(2, 20)),  # Thresholds to try
+    grid=tuple(n/100 for n in range(10, 100)),  # Thresholds to try
 ) -> tuple:  # threshold; the worst class's recall or precision there, whichever is lower
     "The threshold at which the weakest number of the weakest class is highest."
     worst = [min(float(v.min()) for v in recall_precision(scores, present, t).values()) for t in grid]

@@ -61,13 +61,13 @@ class Profile(Settings):
         if unknown: type(self).from_params({**self.to_dict(), **changes})
         return dataclasses.replace(self, **changes)
 
-# %% ../nbs/02_profiles.ipynb #46d5c048
+# %% ../nbs/02_profiles.ipynb #5c3a7bf2
 MINI = Profile(
-    name='mini', model='tokencompose/zoo/sd', revision='', judge='tokencompose/zoo/owlv2', judge_revision='', judge_threshold=0.7,
+    name='mini', model='tokencompose/zoo/sd', revision='', judge='tokencompose/zoo/owlv2', judge_revision='', judge_threshold=0.94,
     resolution=64, train_images=4526, val_images=500, coco_classes=WORLD_COCO, ade_classes=WORLD_ADE,
-    steps=2000, batch_size=16, accumulation=1, lr=1e-4, token_loss_scale=5e-3, pixel_loss_scale=2.5e-4, layers=('mid_4', 'up_8', 'up_16'),
+    steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3, layers=('mid_4', 'up_8', 'up_16'),
     mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), checkpoint_every=500, sample_every=500,
-    inference_steps=25, guidance_scale=4.0, prompts=200, rounds=4, sample_batch=50)
+    inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50)
 
 QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=300, seeds=(0,), checkpoint_every=150, sample_every=150, prompts=64, rounds=2)
 
