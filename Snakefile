@@ -18,6 +18,10 @@ def papermill(notebook, log, **params):
     given = ' '.join(f'-p {k} {v}' for k, v in params.items())
     return f'papermill --no-progress-bar --log-level ERROR {notebook} {log} -p profile {PROFILE} {given}'
 
+def weights(folder):
+    "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
+    return [path for part in ('unet/diffusion_pytorch_model.safetensors', 'model.safetensors') if os.path.isfile(path := f'{folder}/{part}')]
+
 def trained(w): return [] if w.run == 'frozen' else [f'{RUNS}/train/{w.run}/result.json']
 def model_param(run): return '' if run == 'frozen' else f'-p model {RUNS}/train/{run}/pipeline'
 
@@ -48,21 +52,21 @@ rule encode:  # once, so that trainings side by side find the cache
     run: shell(f'python -m tokencompose.training --profile {PROFILE} --encode_only')
 
 rule train:
-    input: 'nbs/train.ipynb', rules.encode.output
+    input: 'nbs/train.ipynb', rules.encode.output, weights(P.model)
     output: f'{RUNS}/train/' + '{variant}-seed{seed}/result.json'
     threads: 1
     resources: gpu=1
     run: shell(papermill(input[0], f'{RUNS}/notebooks/train-{wildcards.variant}-seed{wildcards.seed}.ipynb', variant=wildcards.variant, seed=wildcards.seed))
 
 rule sample:
-    input: 'nbs/sample.ipynb', trained
+    input: 'nbs/sample.ipynb', trained, weights(P.model)
     output: f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
     threads: 1
     resources: gpu=1
     run: shell(papermill(input[0], f'{RUNS}/notebooks/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', method=wildcards.run, benchmark=wildcards.benchmark) + ' ' + model_param(wildcards.run))
 
 rule evaluate_multigen:
-    input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
+    input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json', weights(P.judge)
     output: f'{RUNS}/results/' + '{benchmark}/done-{run}'
     threads: 1
     resources: gpu=1
