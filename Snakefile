@@ -12,18 +12,20 @@ BENCHMARKS = ['multigen_coco', 'multigen_ade20k']
 METRICS = [*BENCHMARKS, 'grounding']
 RUN_NAMES = ['frozen', *[f'{v}-seed{s}' for v in VARIANTS for s in P.seeds]]
 
-def papermill(notebook, log, **params):
-    "The shell command of one step."
-    os.makedirs(os.path.dirname(log), exist_ok=True)
-    given = ' '.join(f'-p {k} {v}' for k, v in params.items())
-    return f'papermill --no-progress-bar --log-level ERROR {notebook} {log} -p profile {PROFILE} {given}'
+NOTEBOOKS = f'{RUNS}/notebooks'
+os.makedirs(NOTEBOOKS, exist_ok=True)
+
+def papermill(log, given='', **params):
+    "The shell command of one step; its notebook is the rule's first input."
+    given += ''.join(f' -p {k} {v}' for k, v in params.items())
+    return f'papermill --no-progress-bar --log-level ERROR {{input[0]}} {log} -p profile {PROFILE} {given}'
 
 def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
     return [path for part in ('unet/diffusion_pytorch_model.safetensors', 'model.safetensors') if os.path.isfile(path := f'{folder}/{part}')]
 
 def trained(w): return [] if w.run == 'frozen' else [f'{RUNS}/train/{w.run}/result.json']
-def model_param(run): return '' if run == 'frozen' else f'-p model {RUNS}/train/{run}/pipeline'
+def model_param(w): return '' if w.run == 'frozen' else f'-p model {RUNS}/train/{w.run}/pipeline'
 
 wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), variant='|'.join(VARIANTS), seed=r'\d+', split='train|val'
 
@@ -34,54 +36,51 @@ rule scenes:
     input: 'data_prep/00_scenes.ipynb'
     output: f'{DATA}/provenance.json'
     threads: 1
-    run: shell(papermill(input[0], f'{RUNS}/notebooks/00_scenes.ipynb'))
+    shell: papermill(f'{NOTEBOOKS}/00_scenes.ipynb')
 
 rule build_dataset:
     input: 'data_prep/04_build_dataset.ipynb', f'{DATA}/provenance.json'
     output: f'{DATA}/tokencompose' + '{suffix}/provenance.json'
     wildcard_constraints: suffix='|_val'
+    params: split=lambda w: 'val' if w.suffix else 'train'
     threads: 1
-    run:
-        split = 'val' if wildcards.suffix else 'train'
-        shell(papermill(input[0], f'{RUNS}/notebooks/04_build_dataset_{split}.ipynb', split=split))
+    shell: papermill(NOTEBOOKS + '/04_build_dataset_{params.split}.ipynb', split='{params.split}')
 
 rule encode:  # once, so that trainings side by side find the cache
-    input: f'{DATA}/tokencompose/provenance.json', f'{DATA}/tokencompose_val/provenance.json'
+    input: f'{DATA}/tokencompose/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
     output: touch(f'{DATA}/cache/{os.path.basename(P.model)}.encoded')
     resources: gpu=1
-    run: shell(f'python -m tokencompose.training --profile {PROFILE} --encode_only')
+    shell: f'python -m tokencompose.training --profile {PROFILE} --encode_only'
 
 rule train:
     input: 'nbs/train.ipynb', rules.encode.output, weights(P.model)
     output: f'{RUNS}/train/' + '{variant}-seed{seed}/result.json'
     threads: 1
     resources: gpu=1
-    run: shell(papermill(input[0], f'{RUNS}/notebooks/train-{wildcards.variant}-seed{wildcards.seed}.ipynb', variant=wildcards.variant, seed=wildcards.seed))
+    shell: papermill(NOTEBOOKS + '/train-{wildcards.variant}-seed{wildcards.seed}.ipynb', variant='{wildcards.variant}', seed='{wildcards.seed}')
 
 rule sample:
     input: 'nbs/sample.ipynb', trained, weights(P.model)
     output: f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
+    params: model=model_param
     threads: 1
     resources: gpu=1
-    run: shell(papermill(input[0], f'{RUNS}/notebooks/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', method=wildcards.run, benchmark=wildcards.benchmark) + ' ' + model_param(wildcards.run))
+    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.model}', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
 
 rule evaluate_multigen:
     input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json', weights(P.judge)
-    output: f'{RUNS}/results/' + '{benchmark}/done-{run}'
+    output: touch(f'{RUNS}/results/' + '{benchmark}/done-{run}')
     threads: 1
     resources: gpu=1
-    run:
-        shell(papermill(input[0], f'{RUNS}/notebooks/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='multigen', benchmark=wildcards.benchmark, method=wildcards.run))
-        shell('touch {output}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='multigen', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
 
 rule evaluate_grounding:
-    input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json'
-    output: f'{RUNS}/results/grounding/' + 'done-{run}'
+    input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
+    output: touch(f'{RUNS}/results/grounding/' + 'done-{run}')
+    params: model=model_param
     threads: 1
     resources: gpu=1
-    run:
-        shell(papermill(input[0], f'{RUNS}/notebooks/evaluate-{wildcards.run}-grounding.ipynb', metric='grounding', method=wildcards.run) + ' ' + model_param(wildcards.run))
-        shell('touch {output}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-grounding.ipynb', '{params.model}', metric='grounding', method='{wildcards.run}')
 
 rule paper_figure:
     input:
@@ -89,4 +88,4 @@ rule paper_figure:
         [f'{RUNS}/results/{m}/done-{r}' for m in METRICS for r in RUN_NAMES]
     output: f'{RUNS}/paper_figures/' + '{figure}.ipynb'
     threads: 1
-    run: shell(papermill(input[0], output[0]))
+    shell: papermill('{output[0]}')
