@@ -1,0 +1,59 @@
+"The graph of `make reproduce`: which commands it runs, that each is one its notebook understands, and that nothing runs twice."
+import re
+import shlex
+import subprocess
+import sys
+
+import papermill as pm
+import pytest
+from conftest import ROOT
+
+from tokencompose.profiles import get_profile
+
+
+def planned(profile):
+    "The papermill commands of a dry run from nothing."
+    command = [sys.executable, '-m', 'snakemake', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = re.findall(r'papermill --no-progress-bar .*', done.stdout + done.stderr)
+    return [parsed(line) for line in lines]
+
+
+def parsed(line):
+    words = [w for w in shlex.split(line) if not w.startswith('--')][1:]
+    words = words[words.index('ERROR') + 1:]
+    flags = words[2:]
+    assert flags[::3] == ['-p']*(len(flags)//3), line
+    return words[0], words[1], dict(zip(flags[1::3], flags[2::3]))
+
+
+@pytest.fixture(scope='module')
+def quick(): return planned('quick')
+
+
+def test_every_command_fits_its_notebook(quick):
+    for notebook, _, given in quick:
+        known = set(pm.inspect_notebook(str(ROOT/notebook)))
+        assert set(given) <= known, (notebook, given)
+        assert given['profile'] == 'quick'
+
+
+def test_every_model_is_drawn_and_judged_once(quick):
+    outputs = [output for _, output, _ in quick]
+    assert len(set(outputs)) == len(outputs)
+    seeds = get_profile('quick').seeds
+    runs = {'frozen', *(f'{v}-seed{s}' for v in ('denoise', 'pixel', 'token', 'tokencompose') for s in seeds)}
+    lists = ('multigen_coco', 'multigen_ade20k')
+    drawn = [(g['method'], g['benchmark']) for n, _, g in quick if n == 'nbs/sample.ipynb']
+    judged = [(g['method'], g.get('benchmark', 'grounding')) for n, _, g in quick if n == 'nbs/evaluate.ipynb']
+    assert sorted(drawn) == sorted((r, b) for r in runs for b in lists)
+    assert sorted(judged) == sorted((r, b) for r in runs for b in (*lists, 'grounding'))
+    trained = [f'{g["variant"]}-seed{g["seed"]}' for n, _, g in quick if n == 'nbs/train.ipynb']
+    assert sorted(trained) == sorted(runs - {'frozen'})
+
+
+def test_a_model_is_used_from_where_training_leaves_it(quick):
+    for notebook, _, given in quick:
+        if notebook in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb') and given['method'] != 'frozen' and given.get('metric') != 'multigen':
+            assert given['model'] == f'runs/quick/train/{given["method"]}/pipeline'
+        elif given.get('method') == 'frozen': assert 'model' not in given
