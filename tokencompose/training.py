@@ -6,9 +6,9 @@
 __all__ = ['VARIANTS', 'TrainConfig', 'fixed_part', 'refuse_changes', 'config_for', 'run_folder', 'sample_draws',
            'denoising_target', 'step_losses', 'total_loss', 'loss_row', 'map_sizes', 'cached_dataset', 'make_batch',
            'save_checkpoint', 'checkpoints', 'is_complete', 'newest_checkpoint', 'load_checkpoint', 'MetricsLog',
-           'validation_losses', 'sample_grid', 'train', 'peak_memory_mb', 'encode', 'main']
+           'validation_losses', 'sample_grid', 'sole_user', 'train', 'peak_memory_mb', 'encode', 'main']
 
-# %% ../nbs/31_training.ipynb #4fa5b8fc
+# %% ../nbs/31_training.ipynb #7b68efd6
 import contextlib, dataclasses, hashlib, json, os, resource, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from fastcore.script import call_parse
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from .attention import CrossAttentionCapture, resolve_layers
 from .core import default_device, file_sha256, keyed_generator, keyed_randn, Progress, provenance, read_json, resolve, SampleOrder, Settings, write_json
@@ -300,7 +301,18 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(images, 1, len(images)).save(path)
 
-# %% ../nbs/31_training.ipynb #20621d1f
+# %% ../nbs/31_training.ipynb #65da1a4f
+@contextlib.contextmanager
+def sole_user(folder: Path):
+    "Hold a run folder until the block, or the process, ends."
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder/'.lock', timeout=0)
+    try: lock.acquire()
+    except Timeout: raise RuntimeError(f'Another process is training in {folder}: wait for it, or choose another out_dir.') from None
+    try: yield
+    finally: lock.release()
+
+# %% ../nbs/31_training.ipynb #4ec707e7
 def train(
     config: TrainConfig,
     stop_at: int = 0,  # Stop (as if killed, after a checkpoint) at this step; for tests
@@ -325,10 +337,11 @@ def train(
     if ema is not None: ema.to(device)
     model, optimizer = accelerator.prepare(unet, optimizer)
     main, last = accelerator.is_main_process, min(config.steps, stop_at or config.steps)
-    log = MetricsLog(out, step, config.tensorboard) if main else None
-    bar = Progress(config.steps, f'train {out.name}', 'step', done=step) if main else None
     order, started, first, global_batch = SampleOrder(len(data), config.seed), time.monotonic(), step, config.batch_size*world
-    with CrossAttentionCapture(unet, config.layers) if config.supervised else contextlib.nullcontext() as capture:
+    alone, watch = sole_user(out) if main else contextlib.nullcontext(), CrossAttentionCapture(unet, config.layers) if config.supervised else contextlib.nullcontext()
+    with alone, watch as capture:
+        log = MetricsLog(out, step, config.tensorboard) if main else None
+        bar = Progress(config.steps, f'train {out.name}', 'step', done=step) if main else None
         while step < last:
             for micro in range(config.accumulation):
                 begin = (step*config.accumulation + micro)*global_batch
@@ -387,7 +400,7 @@ def peak_memory_mb(device=None) -> float:
     if torch.device(device or default_device()).type == 'cuda': return round(torch.cuda.max_memory_allocated(device)/2**20, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10, 1)
 
-# %% ../nbs/31_training.ipynb #28f37419
+# %% ../nbs/31_training.ipynb #4f4b8478
 def encode(config: TrainConfig) -> int:  # Samples in memory
     "Only encode the data of a run, so that trainings side by side find the cache ready."
     pipe = load_pipeline(config.model, config.revision)
