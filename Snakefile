@@ -27,7 +27,7 @@ def weights(folder):
 def trained(w): return [] if w.run == 'frozen' else [f'{RUNS}/train/{w.run}/result.json']
 def model_param(w): return '' if w.run == 'frozen' else f'-p model {RUNS}/train/{w.run}/pipeline'
 
-wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), variant='|'.join(VARIANTS), seed=r'\d+', split='train|val'
+wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), variant='|'.join(VARIANTS), seed=r'\d+'
 
 rule all:
     input: f'{RUNS}/paper_figures/table2.ipynb', f'{RUNS}/paper_figures/figure4.ipynb'
