@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['SYNONYMS', 'CAPTION_RULES', 'Instance', 'CocoImage', 'Coco', 'listed_images', 'read_coco', 'plural', 'Mention',
            'class_words', 'ClassWords', 'class_mask', 'choose_caption', 'Grounded', 'ground', 'claim_folder',
-           'build_dataset', 'count_rows', 'read_examples', 'examples_of', 'caption_page', 'class_counts', 'bar_panels']
+           'build_dataset', 'write_rows', 'count_rows', 'read_examples', 'examples_of', 'caption_page', 'class_counts',
+           'bar_panels']
 
-# %% ../../nbs/14_data.coco.ipynb #00de0660
+# %% ../../nbs/14_data.coco.ipynb #a5ecdd9d
 import re
 import numpy as np
 import torch
 import matplotlib.pyplot as plt
 import seaborn as sns
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from pathlib import Path
@@ -244,15 +245,15 @@ def choose_caption(
     annotated = {i.name for i in image.instances}
     return max(image.captions, key=lambda c: (len(annotated & {m.name for m in finder.find(c[1])}), -c[0]))
 
-# %% ../../nbs/14_data.coco.ipynb #3348eb3e
+# %% ../../nbs/14_data.coco.ipynb #be4d4d0a
 @dataclass
 class Grounded:
     "A caption with the masks of its nouns."
     image: CocoImage
-    caption_id: int
     caption: str
     mentions: list  # Of `Mention`, each noun once
     masks: list  # One bool (height, width) or None per mention
+    extra: dict = field(default_factory=dict)  # More keys for the row of the data set
 
 def ground(
     image: CocoImage,
@@ -266,7 +267,8 @@ def ground(
     mentions = list({m.noun.casefold(): m for m in reversed(finder.find(caption))}.values())[::-1]
     masks = {name: class_mask(image, name, crowds) for name in {m.name for m in mentions}}
     masks = {name: mask if mask is not None and mask.any() else None for name, mask in masks.items()}
-    return Grounded(image, caption_id, caption, mentions, [masks[m.name] for m in mentions])
+    extra = dict(classes=[m.name for m in mentions], image_id=image.id, caption_id=caption_id)
+    return Grounded(image, caption, mentions, [masks[m.name] for m in mentions], extra)
 
 # %% ../../nbs/14_data.coco.ipynb #efe53d56
 def claim_folder(
@@ -282,7 +284,7 @@ def claim_folder(
     elif Path(folder).is_dir() and any(Path(folder).iterdir()): raise ValueError(f'{folder} holds files of another origin (it has no settings.json): give another out_dir.')
     else: write_json(path, settings)
 
-# %% ../../nbs/14_data.coco.ipynb #4ae80485
+# %% ../../nbs/14_data.coco.ipynb #66e5c528
 def build_dataset(
     folder,  # Receives metadata.jsonl and seg/
     coco: Coco,
@@ -292,21 +294,35 @@ def build_dataset(
     keep_empty: bool = False,  # Keep rows in which no noun has a mask
     max_rows: int = 0,  # Stop after so many rows; every image when 0
 ) -> dict:  # Counts, see `count_rows`
-    "Write the data set; images that are complete are not done again."
-    folder, finder = Path(folder), ClassWords(coco.classes)
-    if not coco.folder.is_dir(): raise FileNotFoundError(f'There is no folder of images {coco.folder}: draw the scenes with data_prep/00_scenes.ipynb, or put the images of COCO there.')
-    claim_folder(folder, dict(rule=rule, seed=seed, crowds=crowds, keep_empty=keep_empty, inputs={p.name: file_sha256(p) for p in coco.files}))
-    done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(coco.images), 'masks', 'image')
-    for image in coco.images:
-        row = done.get(image.id) or _write(folder, coco, ground(image, finder, rule, seed, crowds), keep_empty)
+    "Write the data set with COCO's own masks; images that are complete are not done again."
+    finder = ClassWords(coco.classes)
+    settings = dict(rule=rule, seed=seed, crowds=crowds, keep_empty=keep_empty, inputs={p.name: file_sha256(p) for p in coco.files})
+    rows, dropped = write_rows(folder, coco.images, coco.folder, lambda image: ground(image, finder, rule, seed, crowds), settings, max_rows)
+    return count_rows(rows, coco.classes) | dict(images_without_mask=dropped, images_of_other_split=coco.elsewhere)
+
+def write_rows(
+    folder,  # Receives metadata.jsonl and seg/
+    images: list,  # Of `CocoImage`
+    pictures,  # Folder of the pictures
+    prepare,  # `CocoImage` -> `Grounded`
+    settings: dict,  # What the rows depend on; `keep_empty` keeps rows in which no noun has a mask
+    max_rows: int = 0,  # Stop after so many rows; every image when 0
+) -> tuple:  # Rows, and the number of images left out because no noun has a mask
+    "Write masks and rows, resumably; `metadata.jsonl` comes last."
+    folder, pictures = Path(folder), Path(pictures)
+    if not pictures.is_dir(): raise FileNotFoundError(f'There is no folder of images {pictures}: draw the scenes with data_prep/00_scenes.ipynb, or put the images of COCO there.')
+    claim_folder(folder, settings)
+    done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
+    for image in images:
+        row = done.get(image.id) or _write(folder, pictures, prepare(image), settings['keep_empty'])
         if row: rows.append(row)
         dropped += not row
         bar.update()
         if len(rows) == max_rows > 0: break
-    if not rows: raise ValueError(f'None of the {len(coco.images)} images has a noun with a mask: nothing to train on.')
+    if not rows: raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on.')
     write_jsonl(folder/'metadata.jsonl', rows)
     for path in (folder/'.rows').glob('*.json'): path.unlink()
-    return count_rows(rows, coco.classes) | dict(images_without_mask=dropped, images_of_other_split=coco.elsewhere)
+    return rows, dropped
 
 def _done_rows(folder) -> dict:
     "Rows of an earlier call by image id, as far as their masks are all there."
@@ -314,13 +330,13 @@ def _done_rows(folder) -> dict:
     rows = (read_jsonl(path) if path.is_file() else []) + [read_json(p) for p in (folder/'.rows').glob('*.json')]
     return {row['image_id']: row for row in rows if all((folder/mask).is_file() for _, mask in row['attn_list'] if mask)}
 
-def _write(folder, coco, grounded: Grounded, keep_empty: bool):
+def _write(folder, pictures, grounded: Grounded, keep_empty: bool):
     "Masks and row of one image, or None when no noun has a mask."
     image, mentions = grounded.image, grounded.mentions
     if not keep_empty and not any(mask is not None for mask in grounded.masks): return None
-    _check_picture(coco.folder/image.file_name, image)
+    _check_picture(pictures/image.file_name, image)
     row = write_row(folder, image.file_name, grounded.caption, [(m.noun, mask) for m, mask in zip(mentions, grounded.masks)],
-                    spans=[[m.start, m.end] for m in mentions], classes=[m.name for m in mentions], image_id=image.id, caption_id=grounded.caption_id)
+                    spans=[[m.start, m.end] for m in mentions], **grounded.extra)
     write_json(folder/'.rows'/f'{image.id}.json', row)
     return row
 
@@ -329,19 +345,21 @@ def _check_picture(path, image: CocoImage):
     picture = open_picture(path, 'image')
     if picture.size[::-1] != image.size: raise ValueError(f'The image {path} has {picture.width}x{picture.height} pixels, its annotation says {image.size[1]}x{image.size[0]}: they do not belong together.')
 
-# %% ../../nbs/14_data.coco.ipynb #2547cc47
+# %% ../../nbs/14_data.coco.ipynb #917528f1
 def count_rows(
-    rows: list,  # Rows of metadata.jsonl, with `classes`
-    classes,  # All class names
+    rows: list,  # Rows of metadata.jsonl
+    classes=(),  # Names of the classes that somebody will ask for
 ) -> dict:  # Counts; histograms are dicts from value to count
     "What a data set holds."
     nouns = [(noun, mask) for row in rows for noun, mask in row['attn_list']]
     histogram = lambda values: dict(sorted(Counter(values).items()))
-    named = Counter(name for row in rows for name in row['classes'])
+    finder = ClassWords(classes)
+    named = {mention.name for noun in {noun for noun, _ in nouns} for mention in finder.find(noun)}
+    shared = sum(len(row['classes']) - len(set(row['classes'])) for row in rows if 'classes' in row)
     return dict(rows=len(rows), nouns=len(nouns), masked_nouns=sum(mask is not None for _, mask in nouns), nouns_without_mask=sum(mask is None for _, mask in nouns),
                 rows_without_mask=sum(all(mask is None for _, mask in row['attn_list']) for row in rows), multi_word=sum(len(noun.split()) > 1 for noun, _ in nouns),
                 masked_per_row=histogram(sum(mask is not None for _, mask in row['attn_list']) for row in rows),
-                shared_masks=sum(len(row['classes']) - len(set(row['classes'])) for row in rows),
+                shared_masks=shared,
                 frequent_nouns=dict(sorted(Counter(noun.lower() for noun, _ in nouns).items(), key=lambda item: (-item[1], item[0]))[:10]),
                 classes_never_named=[name for name in classes if name not in named])
 
