@@ -14,10 +14,11 @@ export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup reproduce test nbtest lab clean-notebooks
+.PHONY: help setup reproduce publish test nbtest lab clean-notebooks
 
 help:
 	@echo 'make reproduce            the miniature paper at profile quick (PROFILE=mini: the long run)'
+	@echo 'make publish PROFILE=mini  its executed notebooks into paper_figures/executed/'
 	@echo 'make test                 notebook tests and pytest'
 	@echo 'make lab                  JupyterLab in the environment'
 
@@ -35,6 +36,10 @@ reproduce: setup
 	$(BIN)/snakemake --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete --rerun-triggers mtime params input --quiet rules --config profile=$(PROFILE)
 	@cat runs/$(PROFILE)/paper_figures/summary.md
 	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/* runs/$(PROFILE)/train/*/pipeline runs/$(PROFILE)/images/*
+
+publish: setup  # executed notebooks of a run, cleaned, to be committed
+	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
+	$(BIN)/nbdev_clean --fname paper_figures/executed
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

@@ -1,7 +1,7 @@
 # The graph of the miniature paper: which notebook makes what from what. `make reproduce` runs it.
 # Every rule is one papermill notebook that resumes by itself, so only a small file that is written last is declared as
 # output: what a killed job had finished stays on disk and is used again.
-import os
+import os, shlex, sys
 from tokencompose.profiles import get_profile
 
 PROFILE = config.get('profile', 'quick')
@@ -12,13 +12,14 @@ BENCHMARKS = ['multigen_coco', 'multigen_ade20k']
 METRICS = [*BENCHMARKS, 'grounding']
 RUN_NAMES = ['frozen', *[f'{v}-seed{s}' for v in VARIANTS for s in P.seeds]]
 
+PYTHON = shlex.quote(sys.executable)  # the environment that runs this graph, whether or not it is on the PATH
 NOTEBOOKS = f'{RUNS}/notebooks'
 os.makedirs(NOTEBOOKS, exist_ok=True)
 
 def papermill(log, given='', **params):
     "The shell command of one step; its notebook is the rule's first input."
     given += ''.join(f' -p {k} {v}' for k, v in params.items())
-    return f'papermill --no-progress-bar --log-level ERROR {{input[0]}} {log} -p profile {PROFILE} {given}'
+    return f'{PYTHON} -m papermill --no-progress-bar --log-level ERROR {{input[0]}} {log} -p profile {PROFILE} {given}'
 
 def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
@@ -50,7 +51,7 @@ rule encode:  # once, so that trainings side by side find the cache
     input: f'{DATA}/tokencompose/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
     output: touch(f'{DATA}/cache/{os.path.basename(P.model)}.encoded')
     resources: gpu=1
-    shell: f'python -m tokencompose.training --profile {PROFILE} --encode_only'
+    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --encode_only'
 
 rule train:
     input: 'nbs/train.ipynb', rules.encode.output, weights(P.model)

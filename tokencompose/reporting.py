@@ -6,16 +6,16 @@
 __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT_REPORTED', 'TABLE2_ROWS', 'TABLE2_LAYER_ROWS',
            'MG_COLUMNS', 'paper_numbers', 'Metric', 'metric_info', 'result_path', 'check_result', 'save_result',
            'load_results', 'pooled', 'format_value', 'format_seconds', 'compare_frame', 'column_label', 'table2_frame',
-           'difference_frame', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table']
+           'difference_frame', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
 
-# %% ../nbs/50_reporting.ipynb #3fac95f6
-import math, numbers
+# %% ../nbs/50_reporting.ipynb #51dbd27f
+import json, math, numbers
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
-from .core import read_json, resolve, write_json, write_text
+from .core import read_json, repo_root, resolve, write_json, write_text
 from .stats import seeds_difference, seeds_interval
 
 # %% ../nbs/50_reporting.ipynb #8f0b1be4
@@ -339,7 +339,7 @@ def table2_frame(
     "Table 2: which loss does what. The frozen row and the full model's MG2 are printed in Table 1."
     return compare_frame(results, rows or TABLE2_ROWS, columns or MG_COLUMNS, 2, fill_from=(1,), **kwargs)
 
-# %% ../nbs/50_reporting.ipynb #191830cf
+# %% ../nbs/50_reporting.ipynb #671145bb
 def difference_frame(
     results: list,  # From `load_results`; all of one profile
     rows: list,  # Method keys, in order
@@ -356,6 +356,7 @@ def difference_frame(
 
 def _difference(results, method, baseline, metric, name, draws) -> str:
     sides = [[r for r in results if (r['metric'], r['method']) == (metric, m) and name in r['values']] for m in (method, baseline)]
+    sides = [sorted(side, key=lambda r: str(r['seed'])) for side in sides]
     if not all(sides): return NOT_RUN
     digits, runs = metric_info(metric).digits, sides[0] + sides[1]
     value = np.subtract(*(np.mean([r['values'][name] for r in side]) for side in sides))
@@ -364,7 +365,8 @@ def _difference(results, method, baseline, metric, name, draws) -> str:
     weights = [_unit_arrays(r, name)[1] for r in runs]
     if any((w != weights[0]).any() for w in weights): return f'{value:+.{digits}f} (no interval)'
     scores = [np.stack([_unit_arrays(r, name)[0] for r in side]) for side in sides]
-    interval = seeds_difference(*scores, weights[0], draws=draws)
+    same_seeds = [r['seed'] for r in sides[0]] == [r['seed'] for r in sides[1]]
+    interval = seeds_difference(*scores, weights[0], draws=draws, paired=same_seeds)
     return f'{value:+.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]'
 
 # %% ../nbs/50_reporting.ipynb #f3a1a54d
@@ -404,3 +406,16 @@ def save_table(
     path = Path(path)
     write_text(path.with_suffix('.md'), to_markdown(frame, caption_of(frame)))
     write_text(path.with_suffix('.csv'), to_csv(frame))
+
+# %% ../nbs/50_reporting.ipynb #8108a32e
+def publish(
+    executed,  # Notebook that papermill executed
+    target,  # Where the copy goes
+):
+    "Copy an executed notebook without its error stream, timings and the repository's place on this machine."
+    notebook = read_json(executed)
+    for cell in notebook['cells']:
+        if cell['cell_type'] == 'code': cell.update(outputs=[o for o in cell['outputs'] if o.get('name') != 'stderr'], execution_count=None)
+        cell['metadata'] = {k: v for k, v in cell['metadata'].items() if k == 'tags'}
+    text = json.dumps(notebook, indent=1, ensure_ascii=False).replace(f'{repo_root()}/', '')
+    write_text(target, text + '\n')

@@ -110,7 +110,7 @@ def seeds_interval(
     means = np.stack([row[p].mean(0) for row, p in zip(means, picked)])
     return _interval(mean, means, by_unit.mean(1), weights[:, 0], level, bounds)
 
-# %% ../nbs/03_stats.ipynb #17c5624d
+# %% ../nbs/03_stats.ipynb #a68e014c
 def seeds_difference(
     values,  # Score of each unit in each training run, (seeds, units)
     baseline,  # The other recipe's, (its seeds, units), the same units in the same order
@@ -118,14 +118,16 @@ def seeds_difference(
     level: float = .95,
     draws: int = 2000,
     seed: int = 0,
+    paired: bool = False,  # Run k of both sides had the same training seed: resample runs for both sides together too
 ) -> Interval:  # Mean of values - baseline
-    "Interval of a difference: units are resampled for both sides together, training seeds on each side."
+    "Interval of a difference: units are resampled for both sides together, training seeds on each side or in pairs."
     values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
     if values.ndim != 2 or baseline.ndim != 2 or values.shape[1] != baseline.shape[1]: raise ValueError(f'The recipes have scores of shape {values.shape} and {baseline.shape}: expected (seeds, units) with the same units.')
+    if paired and len(values) != len(baseline): raise ValueError(f'{len(values)} runs cannot be paired with {len(baseline)}: give one run of each recipe for every training seed.')
     by_unit, weights = _values_and_weights(np.concatenate([values, baseline]).T, weights)
     means = bootstrap_means(by_unit, weights, draws, seed)
     sides = means[:, :len(values)], means[:, len(values):]
-    picked = [keyed_rng(seed, 'runs', side, s.shape[1]).integers(0, s.shape[1], s.shape) for side, s in enumerate(sides)]
+    picked = [keyed_rng(seed, 'runs', 0 if paired else side, s.shape[1]).integers(0, s.shape[1], s.shape) for side, s in enumerate(sides)]
     differences = np.subtract(*(np.take_along_axis(s, p, 1).mean(1) for s, p in zip(sides, picked)))
     mean = _ratio((by_unit*weights).sum(0), weights.sum(0))
     return _interval(mean[:len(values)].mean() - mean[len(values):].mean(), differences, by_unit[:, 0], weights[:, 0], level, None)
