@@ -11,12 +11,14 @@ from conftest import ROOT
 from tokencompose.profiles import get_profile
 
 
-def planned(profile):
-    "The papermill commands of a dry run from nothing."
+def dry_run(profile):
+    "What the graph would run from nothing."
     command = [sys.executable, '-m', 'snakemake', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = re.findall(r'papermill --no-progress-bar .*', done.stdout + done.stderr)
-    return [parsed(line) for line in lines]
+    return done.stdout + done.stderr
+
+
+def planned(profile): return [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', dry_run(profile))]
 
 
 def parsed(line):
@@ -29,6 +31,12 @@ def parsed(line):
 
 @pytest.fixture(scope='module')
 def quick(): return planned('quick')
+
+
+def test_commands_need_no_activated_environment():
+    "`make reproduce` does not put the environment on the PATH, so each command names its Python."
+    commands = re.findall(r'^\s*(?:Shell command: )?(.*) -m (?:papermill|tokencompose\.training) ', dry_run('quick'), re.M)
+    assert len(commands) > 30 and {tuple(shlex.split(c)) for c in commands} == {(sys.executable,)}
 
 
 def test_every_command_fits_its_notebook(quick):
