@@ -39,13 +39,40 @@ rule scenes:
     threads: 1
     shell: papermill(f'{NOTEBOOKS}/00_scenes.ipynb')
 
-rule build_dataset:
-    input: 'data_prep/04_build_dataset.ipynb', f'{DATA}/provenance.json'
-    output: f'{DATA}/tokencompose' + '{suffix}/provenance.json'
-    wildcard_constraints: suffix='|_val'
-    params: split=lambda w: 'val' if w.suffix else 'train'
+rule select_captions:
+    input: 'data_prep/01_select_captions.ipynb', f'{DATA}/provenance.json', weights(P.clip)
+    output: f'{DATA}/prepared/train/captions/captions.jsonl'
     threads: 1
-    shell: papermill(NOTEBOOKS + '/04_build_dataset_{params.split}.ipynb', split='{params.split}')
+    resources: gpu=1
+    shell: papermill(f'{NOTEBOOKS}/01_select_captions.ipynb')
+
+rule tag_nouns:
+    input: 'data_prep/02_tag_nouns.ipynb', rules.select_captions.output, weights(P.tagger)
+    output: f'{DATA}/prepared/train/nouns/nouns.jsonl'
+    threads: 1
+    resources: gpu=1
+    shell: papermill(f'{NOTEBOOKS}/02_tag_nouns.ipynb')
+
+rule segment:
+    input: 'data_prep/03_segment.ipynb', rules.tag_nouns.output, weights(P.grounder), weights(P.segmenter)
+    output: f'{DATA}/prepared/train/masks/masks.jsonl'
+    threads: 1
+    resources: gpu=1
+    shell: papermill(f'{NOTEBOOKS}/03_segment.ipynb')
+
+rule build_dataset:  # the training set, its masks found by the models above
+    input: 'data_prep/04_build_dataset.ipynb', rules.segment.output
+    output: f'{DATA}/tokencompose/provenance.json'
+    threads: 1
+    shell: papermill(f'{NOTEBOOKS}/04_build_dataset.ipynb')
+
+rule build_exact_dataset:  # the held-out set and, for the ablation, the training set with the annotations' own masks
+    input: 'data_prep/04_build_dataset.ipynb', f'{DATA}/provenance.json'
+    output: f'{DATA}/tokencompose' + '_{kind}/provenance.json'
+    wildcard_constraints: kind='val|exact'
+    params: split=lambda w: 'val' if w.kind == 'val' else 'train'
+    threads: 1
+    shell: papermill(NOTEBOOKS + '/04_build_dataset_{wildcards.kind}.ipynb', split='{params.split}', masks='exact', out_dir=f'{DATA}/tokencompose' + '_{wildcards.kind}')
 
 rule encode:  # once, so that trainings side by side find the cache
     input: f'{DATA}/tokencompose/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)

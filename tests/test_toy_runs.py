@@ -6,7 +6,8 @@ import pytest
 from conftest import ROOT
 from test_detection import save_judge
 
-from tokencompose.data.coco import build_dataset, read_coco
+from tokencompose.core import write_jsonl
+from tokencompose.data.coco import build_dataset, ClassWords, read_coco
 from tokencompose.data.world import captions_of, draw_scene, write_world
 from tokencompose.metrics.multigen import draw_prompts, save_prompts
 from tokencompose.models import tiny_pipeline
@@ -25,10 +26,23 @@ def write_pipeline(folder):
     tiny_pipeline([c['caption'] for i in range(40) for c in captions_of(draw_scene((0, 'toy', i)))]).save_pretrained(folder)
 
 
+def write_stages(folder):
+    "What 01_select_captions and 02_tag_nouns leave for the toy scenes, with the world's own answers."
+    coco = read_coco(folder.parent/'scenes', 'train2017')
+    finder = ClassWords(coco.classes)
+    rows = [dict(image_id=i.id, file_name=i.file_name, text=i.captions[0][1]) for i in coco.images]
+    write_jsonl(folder/'captions'/'captions.jsonl', rows)
+    write_jsonl(folder/'nouns'/'nouns.jsonl', [row | dict(nouns=[dict(noun=m.noun, start=m.start, end=m.end) for m in finder.find(row['text'])], left_out=[]) for row in rows])
+
+
 # Parameters; "{name}" stands for a folder that INPUTS makes, and out_dir is always a new temporary folder.
 TOY = {
     'data_prep/00_scenes.ipynb': dict(profile='mini', train_images=6, val_images=2),
-    'data_prep/04_build_dataset.ipynb': dict(profile='mini', source='{scenes}', max_rows=5),
+    'data_prep/00_fetch.ipynb': dict(profile='mini'),
+    'data_prep/01_select_captions.ipynb': dict(profile='mini', source='{scenes}', max_images=5),
+    'data_prep/02_tag_nouns.ipynb': dict(profile='mini', captions='{stages}/captions'),
+    'data_prep/03_segment.ipynb': dict(profile='mini', source='{scenes}', nouns='{stages}/nouns', max_images=5),
+    'data_prep/04_build_dataset.ipynb': dict(profile='mini', masks='exact', source='{scenes}', max_rows=5),
     'nbs/train.ipynb': dict(profile='mini', steps=4, batch_size=2, lr=1e-3, sample_every=4, model='{pipeline}', data='{dataset}', images='{scenes}/train2017', val_data='{dataset}', val_images='{scenes}/train2017'),
     'nbs/sample.ipynb': dict(profile='mini', model='{pipeline}', prompts=2, rounds=1, inference_steps=2, objects=2),
     'nbs/evaluate.ipynb': dict(profile='mini', images='{pictures}', judge='{judge}', rounds=1),
@@ -36,12 +50,20 @@ TOY = {
     'nbs/choose_scales.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', lrs=[1e-3], scales=[5e-3], steps=2, prompts=2, rounds=1, inference_steps=1),
     'nbs/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, exam_pictures=2, zoo='{empty}/sd'),
     'nbs/pretrain_owlv2.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=40, base='{pipeline}', zoo='{empty}/owlv2'),
+    'nbs/pretrain_clip.ipynb': dict(steps=2, batch_size=4, scenes=16, test_scenes=32, zoo='{empty}/clip'),
+    'nbs/pretrain_tagger.ipynb': dict(steps=2, batch_size=4, scenes=8, pool=200, test_scenes=8, real='nowhere', zoo='{empty}/tagger'),
+    'nbs/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
+    'nbs/pretrain_sam.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/sam'),
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
     'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl'],
+    'data_prep/00_fetch.ipynb': [],
+    'data_prep/01_select_captions.ipynb': ['provenance.json', 'captions.jsonl'],
+    'data_prep/02_tag_nouns.ipynb': ['provenance.json', 'nouns.jsonl'],
+    'data_prep/03_segment.ipynb': ['provenance.json', 'masks.jsonl', 'samples.png', 'weakest.png'],
     'data_prep/04_build_dataset.ipynb': ['provenance.json', 'samples.png', 'metadata.jsonl'],
     'nbs/train.ipynb': ['result.json', 'metrics.jsonl', 'pipeline/model_index.json', 'samples/step-0000004.png'],
     'nbs/sample.ipynb': ['prompts.json', 'settings.json', '0_0.png', '1_0.png', 'cost.json', 'provenance.json'],
@@ -50,6 +72,10 @@ RESULTS = {
     'nbs/choose_scales.ipynb': ['choice.json', 'frozen/verdicts-coco-2/settings.json'],
     'nbs/pretrain_sd.ipynb': ['vae.pt', 'unet.pt', 'provenance.json'],
     'nbs/pretrain_owlv2.ipynb': ['owlv2.pt', 'provenance.json'],
+    'nbs/pretrain_clip.ipynb': ['clip.pt', 'provenance.json'],
+    'nbs/pretrain_tagger.ipynb': ['tagger.pt', 'provenance.json'],
+    'nbs/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
+    'nbs/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
 }
@@ -57,12 +83,13 @@ RESULTS = {
 INPUTS = {
     'scenes': functools.partial(write_world, train=8, val=3),
     'dataset': lambda folder: build_dataset(folder, read_coco(folder.parent/'scenes', 'train2017')),
+    'stages': write_stages,
     'pipeline': write_pipeline,
     'judge': save_judge,
     'pictures': write_pictures,
     'empty': lambda folder: folder.mkdir(),
 }
-NEEDS = {'dataset': ['scenes']}  # inputs that are made from others
+NEEDS = {'dataset': ['scenes'], 'stages': ['scenes']}  # inputs that are made from others
 
 
 class Inputs(dict):

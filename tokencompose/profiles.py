@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .core import Settings
 from .data.classes import ADE20K_100, COCO_80, WORLD_ADE, WORLD_COCO
 
-# %% ../nbs/02_profiles.ipynb #dc1dd0ed
+# %% ../nbs/02_profiles.ipynb #94bf5755
 @dataclass(frozen=True)
 class Profile(Settings):
     "Models, data and sizes of a run."
@@ -22,6 +22,13 @@ class Profile(Settings):
     judge: str  # The same for the detector of MultiGen
     judge_revision: str
     judge_threshold: float  # A class is found above this score
+    clip: str  # Chooses the captions of the training images
+    clip_revision: str
+    tagger: str  # Finds their nouns: folder or .pt file of flair, or a spaCy package
+    grounder: str  # Finds boxes for nouns: folder, checkpoint or hub id of Grounding DINO
+    bert: str  # Text encoder of a published Grounding DINO checkpoint; empty where the folder holds its own
+    bert_revision: str
+    segmenter: str  # Cuts masks out of boxes: folder, checkpoint or hub id of SAM
     # data
     resolution: int  # Side of the training images in pixels
     train_images: int  # Images of the fine-tuning set
@@ -61,9 +68,10 @@ class Profile(Settings):
         if unknown: type(self).from_params({**self.to_dict(), **changes})
         return dataclasses.replace(self, **changes)
 
-# %% ../nbs/02_profiles.ipynb #5c3a7bf2
+# %% ../nbs/02_profiles.ipynb #a308295e
 MINI = Profile(
     name='mini', model='tokencompose/zoo/sd', revision='', judge='tokencompose/zoo/owlv2', judge_revision='', judge_threshold=0.94,
+    clip='tokencompose/zoo/clip', clip_revision='', tagger='tokencompose/zoo/tagger', grounder='tokencompose/zoo/groundingdino', bert='', bert_revision='', segmenter='tokencompose/zoo/sam',
     resolution=64, train_images=4526, val_images=500, coco_classes=WORLD_COCO, ade_classes=WORLD_ADE,
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3, layers=('mid_4', 'up_8', 'up_16'),
     mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), checkpoint_every=500, sample_every=500,
@@ -74,6 +82,8 @@ QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=300,
 SD14 = Profile(
     name='sd14', model='CompVis/stable-diffusion-v1-4', revision='133a221b8aa7292a167afc5127cb63fb5005638b',
     judge='google/owlv2-large-patch14-ensemble', judge_revision='d638f16c163f70a8b6bd643b2ddbfc8be2c34807', judge_threshold=0.1,
+    clip='openai/clip-vit-large-patch14-336', clip_revision='ce19dc912ca5cd21c8a653c79e251e808ccabcd1', tagger='weights/pos-english/pytorch_model.bin',
+    grounder='weights/groundingdino_swint_ogc.pth', bert='google-bert/bert-base-uncased', bert_revision='86b5e0934494bd15c9632b12f734a8a67f723594', segmenter='weights/sam_vit_h_4b8939.pth',
     resolution=512, train_images=4526, val_images=500, coco_classes=COCO_80, ade_classes=ADE20K_100,
     steps=24000, batch_size=4, accumulation=1, lr=5e-6, token_loss_scale=1e-3, pixel_loss_scale=5e-5, layers=('mid_8', 'up_16', 'up_32', 'up_64'),
     mixed_precision='bf16', gradient_checkpointing=False, ema=0.0, seeds=(0,), checkpoint_every=4000, sample_every=2000,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SYNONYMS', 'CAPTION_RULES', 'Instance', 'CocoImage', 'Coco', 'listed_images', 'read_coco', 'plural', 'Mention',
-           'class_words', 'ClassWords', 'class_mask', 'choose_caption', 'Grounded', 'ground', 'claim_folder',
-           'build_dataset', 'write_rows', 'count_rows', 'read_examples', 'examples_of', 'caption_page', 'class_counts',
-           'bar_panels']
+           'class_words', 'ClassWords', 'class_mask', 'choose_caption', 'Grounded', 'first_of_each', 'ground',
+           'claim_folder', 'build_dataset', 'write_rows', 'count_rows', 'read_examples', 'examples_of', 'caption_page',
+           'class_counts', 'bar_panels']
 
 # %% ../../nbs/14_data.coco.ipynb #a5ecdd9d
 import re
@@ -245,7 +245,7 @@ def choose_caption(
     annotated = {i.name for i in image.instances}
     return max(image.captions, key=lambda c: (len(annotated & {m.name for m in finder.find(c[1])}), -c[0]))
 
-# %% ../../nbs/14_data.coco.ipynb #be4d4d0a
+# %% ../../nbs/14_data.coco.ipynb #68ea26be
 @dataclass
 class Grounded:
     "A caption with the masks of its nouns."
@@ -254,6 +254,15 @@ class Grounded:
     mentions: list  # Of `Mention`, each noun once
     masks: list  # One bool (height, width) or None per mention
     extra: dict = field(default_factory=dict)  # More keys for the row of the data set
+
+def first_of_each(
+    items,
+    key,  # What makes two items the same
+) -> list:  # In the order of the first ones
+    "Items without repetitions."
+    seen = {}
+    for item in items: seen.setdefault(key(item), item)
+    return list(seen.values())
 
 def ground(
     image: CocoImage,
@@ -264,7 +273,7 @@ def ground(
 ) -> Grounded:
     "Choose a caption and find the masks of its nouns."
     caption_id, caption = choose_caption(image, finder, rule, seed)
-    mentions = list({m.noun.casefold(): m for m in reversed(finder.find(caption))}.values())[::-1]
+    mentions = first_of_each(finder.find(caption), lambda m: m.noun.casefold())
     masks = {name: class_mask(image, name, crowds) for name in {m.name for m in mentions}}
     masks = {name: mask if mask is not None and mask.any() else None for name, mask in masks.items()}
     extra = dict(classes=[m.name for m in mentions], image_id=image.id, caption_id=caption_id)

@@ -1,0 +1,190 @@
+"""A folder of one's own images: what people really have in such folders."""
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+
+from tokencompose.core import write_jsonl
+from tokencompose.data.dataset import GroundingDataset, load_image, write_dataset
+from tokencompose.data.folder import read_folder
+from tokencompose.data.masks import MAX_PIXELS
+
+
+def picture(mode='RGB', size=(30, 20), seed=0):
+    values = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    "A folder with a.jpg and b.jpg, both captioned."
+    for name in 'ab':
+        picture().save(tmp_path/f'{name}.jpg')
+        (tmp_path/f'{name}.txt').write_text(f'The caption of {name}.')
+    return tmp_path
+
+
+def add(folder, name, image=None, caption='A caption.', **options):
+    (image or picture()).save(folder/name, **options)
+    (folder/name).with_suffix('.txt').write_text(caption, encoding='utf-8')
+
+
+def named(coco): return [image.file_name for image in coco.images]
+
+
+# ---- pictures
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_sizes_are_upright(mine, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    add(mine, 'c.jpg', exif=exif)
+    image = read_folder(mine).images[2]
+    assert image.size == load_image(mine/'c.jpg').size[::-1] == ((30, 20) if orientation >= 5 else (20, 30))
+
+
+def test_a_mask_of_that_size_fits_when_training(mine, clip_tokenizer):
+    "The whole way for a portrait that a telephone stored lying: the mask is where the object is."
+    values = np.zeros((20, 30, 3), np.uint8)
+    values[:, :10] = 255  # white at the left as stored, at the top when turned
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    add(mine, 'c.png', Image.fromarray(values), exif=exif)
+    image = read_folder(mine).images[2]
+    mask = torch.zeros(image.size, dtype=torch.bool)
+    mask[:10] = True
+    write_dataset(mine/'set', [dict(file_name=image.file_name, text='a white cat', nouns=[('cat', mask)])])
+    sample = GroundingDataset(mine/'set', mine, clip_tokenizer, 20)[0]
+    white = sample['pixel_values'].mean(0) > 0
+    assert white.any() and not white.all() and torch.equal(sample['masks'][0], white)
+
+
+@pytest.mark.parametrize('name, mode', [('c.jpg', 'CMYK'), ('c.jpg', 'L'), ('c.png', 'P'), ('c.png', 'RGBA'), ('c.png', 'I;16'), ('c.png', '1'), ('c.WEBP', 'RGBA')])
+def test_any_mode(mine, name, mode):
+    add(mine, name, picture('L').convert('I;16') if mode == 'I;16' else picture(mode), **(dict(format='webp') if name.endswith('WEBP') else {}))
+    assert read_folder(mine).images[2].size == (20, 30)
+
+
+@pytest.mark.skipif(not features.check('webp'), reason='Pillow without WebP')
+def test_the_first_frame_of_an_animation(mine):
+    add(mine, 'c.webp', picture(), save_all=True, append_images=[picture(seed=1)])
+    assert read_folder(mine).images[2].size == (20, 30)
+
+
+def broken(folder, kind):
+    if kind == 'truncated': (folder/'a.jpg').write_bytes((folder/'a.jpg').read_bytes()[:-100])
+    if kind == 'empty': (folder/'a.jpg').write_bytes(b'')
+    if kind == 'text': (folder/'a.jpg').write_text('<html>')
+    if kind == 'bomb': Image.new('1', (MAX_PIXELS//1000 + 1, 1000)).save(folder/'a.jpg', format='PNG')
+
+
+@pytest.mark.parametrize('kind', ['truncated', 'empty', 'text', 'bomb'])
+def test_a_broken_picture(mine, kind, capsys):
+    broken(mine, kind)
+    with pytest.raises(ValueError, match=r'has 2 images; images that cannot be read: 1 \(The image a.jpg cannot be read') as caught: read_folder(mine)
+    assert 'gaps "skip"' in str(caught.value)
+    assert [(image.id, image.file_name) for image in read_folder(mine, gaps='skip').images] == [(1, 'b.jpg')]
+    assert 'left out: images that cannot be read: 1 (The image a.jpg' in capsys.readouterr().out
+
+
+def test_nothing_is_left(mine):
+    for name in 'ab': (mine/f'{name}.jpg').write_bytes(b'')
+    with pytest.raises(ValueError, match='no image with a caption is left'): read_folder(mine, gaps='skip')
+
+
+# ---- names
+
+@pytest.mark.parametrize('name', ['my cat.jpg', 'cat (1).jpg', '猫.jpg', '🐈.jpg', "it's.jpg", 'a.b.c.jpg', '-x.jpg', 'UPPER.JPG'])
+def test_strange_names(mine, name):
+    add(mine, name)
+    assert name in named(read_folder(mine))
+
+
+def test_two_spellings_of_one_name(mine):
+    "A disk may keep e and its accent apart, where the list has them together."
+    add(mine, 'cafe\u0301.jpg')
+    assert 'cafe\u0301.jpg' in named(read_folder(mine))
+    write_jsonl(mine.parent/'list.jsonl', [dict(file_name=name, text='A caption.') for name in ('a.jpg', 'b.jpg', 'caf\u00e9.jpg')])
+    assert 'cafe\u0301.jpg' in named(read_folder(mine, mine.parent/'list.jsonl'))
+
+
+def test_a_name_that_is_not_utf8(mine):
+    try: picture().save(os.fsencode(mine) + b'/\xff.jpg', format='jpeg')
+    except OSError: pytest.skip('this disk has no such names')
+    with pytest.raises(ValueError, match='is not UTF-8: rename it'): read_folder(mine)
+
+
+@pytest.mark.parametrize('name', ['../a.jpg', '/a.jpg', 'sub/a.jpg', '..', r'sub\a.jpg'])
+def test_a_path_is_no_name(mine, name):
+    write_jsonl(mine/'list.jsonl', [dict(file_name='b.jpg', text='x'), dict(file_name=name, text='x')])
+    with pytest.raises(ValueError, match='list.jsonl, row 2: file_name must be the name of a file'): read_folder(mine, mine/'list.jsonl')
+
+
+def test_duplicates(mine):
+    picture().save(mine/'a.png')
+    with pytest.raises(ValueError, match='a.jpg and a.png have the same name'): read_folder(mine)
+    (mine/'a.png').unlink()
+    write_jsonl(mine/'list.jsonl', [dict(file_name='a.jpg', text='x'), dict(file_name='a.jpg', text='y')])
+    with pytest.raises(ValueError, match="row 2: 'a.jpg' was named before"): read_folder(mine, mine/'list.jsonl')
+
+
+# ---- captions
+
+@pytest.mark.parametrize('caption', ['word '*500 + 'end.', '一只猫在椅子上。', '🐈🐕‍🦺 👩🏽‍🚒', 'one\u2028line', 'a "quoted" \\ backslash'])
+def test_strange_captions_come_as_they_are(mine, caption):
+    add(mine, 'c.jpg', caption=caption)
+    assert read_folder(mine).images[2].captions == ((0, caption),)
+    write_jsonl(mine/'list.jsonl', [dict(file_name=f'{name}.jpg', text=caption) for name in 'abc'])
+    assert read_folder(mine, mine/'list.jsonl').images[2].captions == ((0, caption),)
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_line_endings(mine, end):
+    (mine/'a.txt').write_bytes(end.join(['\ufeffone', '', ' two ', '']).encode())
+    assert read_folder(mine).images[0].captions == ((0, 'one'), (1, 'two'))
+
+
+@pytest.mark.parametrize('text', ['', ' \n\n'])
+def test_a_blank_caption_is_none(mine, text):
+    (mine/'a.txt').write_text(text)
+    with pytest.raises(ValueError, match=r'images without a caption: 1 \(a.jpg\)'): read_folder(mine)
+    write_jsonl(mine/'list.jsonl', [dict(file_name='a.jpg', text=text), dict(file_name='b.jpg', texts=['', 'x'])])
+    with pytest.raises(ValueError, match=r'images without a caption: 1 \(a.jpg\)'): read_folder(mine, mine/'list.jsonl')
+    assert read_folder(mine, mine/'list.jsonl', gaps='skip').images[0].captions == ((0, 'x'),)
+
+
+def test_gaps_are_counted_and_the_first_are_named(mine, capsys):
+    for n in range(7): picture().save(mine/f'x{n}.jpg')
+    (mine/'lost.txt').write_text('A caption.')
+    with pytest.raises(ValueError, match=r'has 9 images; images without a caption: 7 \(x0.jpg, x1.jpg, x2.jpg, x3.jpg, x4.jpg, …\); captions without an image: 1 \(lost\)'): read_folder(mine)
+    assert named(read_folder(mine, gaps='skip')) == ['a.jpg', 'b.jpg']
+    assert 'images without a caption: 7' in capsys.readouterr().out
+
+
+def test_what_is_not_looked_at_is_named(mine, capsys):
+    (mine/'c.heic').write_bytes(b'x')
+    (mine/'sub').mkdir()
+    (mine/'._a.jpg').write_bytes(b'left by a disk')
+    assert named(read_folder(mine)) == ['a.jpg', 'b.jpg']
+    assert 'not looked at: 2 (c.heic, sub)' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content, sentence', [
+    ('{"file_name": "a.jpg"', 'row 1: not valid JSON'),
+    ('[1, 2', 'not valid JSON'),
+    ('"a.jpg"', "row 1: expected an object, got 'a.jpg'"),
+    ('{"file_name": "a.jpg", "text": "x"}\n{"file_name": 3, "text": "x"}', "row 2: 'file_name' must be text"),
+    ('', 'images without a caption: 2'),
+])
+def test_a_list_that_is_none(mine, content, sentence):
+    (mine/'list.jsonl').write_text(content)
+    with pytest.raises(ValueError, match=sentence): read_folder(mine, mine/'list.jsonl')
+
+
+def test_missing_inputs(mine, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no file of captions'): read_folder(mine, mine/'nowhere.jsonl')
+    with pytest.raises(FileNotFoundError, match='no folder of images'): read_folder(mine/'nowhere')
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(ValueError, match='holds no image: expected files that end with .jpg'): read_folder(tmp_path/'empty')
