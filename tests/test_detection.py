@@ -18,8 +18,8 @@ NAMES = ['cat', 'dog', 'pizza', 'teddy bear', 'hot dog']
 PROMPTS = draw_prompts(NAMES, 3, seed=0, objects=3) + [{**draw_prompts(NAMES, 1, seed=1, objects=2)[0], 'unique_id': 7}]
 
 
-def save_judge(folder, seed=0, size=64):
-    tokenizer = build_tokenizer([QUERY.format(name) for name in NAMES]*2, 30, 16)
+def save_judge(folder, seed=0, size=64, tokenizer=None):
+    tokenizer = tokenizer or build_tokenizer([QUERY.format(name) for name in NAMES]*2, 30, 16)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = new_owlv2(tokenizer, width=32, layers=1)

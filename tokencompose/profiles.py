@@ -29,6 +29,7 @@ class Profile(Settings):
     bert: str  # Text encoder of a published Grounding DINO checkpoint; empty where the folder holds its own
     bert_revision: str
     segmenter: str  # Cuts masks out of boxes: folder, checkpoint or hub id of SAM
+    noun_rule: str  # authors; compounds (known ones kept whole), stop_nouns (phrases that name no thing left out), or both
     # data
     resolution: int  # Side of the training images in pixels
     train_images: int  # Images of the fine-tuning set
@@ -47,6 +48,7 @@ class Profile(Settings):
     gradient_checkpointing: bool
     ema: float  # Decay of the moving average of the weights; none when 0, as in the paper
     seeds: tuple  # Training seeds of the tables
+    mask_sources: tuple  # Masks that the tables compare: automatic, and exact where the annotations' own are trained on too
     checkpoint_every: int  # Updates between checkpoints
     sample_every: int  # Updates between sample grids and validation; never when 0
     # sampling and scoring
@@ -71,22 +73,22 @@ class Profile(Settings):
 # %% ../nbs/02_profiles.ipynb #a308295e
 MINI = Profile(
     name='mini', model='tokencompose/zoo/sd', revision='', judge='tokencompose/zoo/owlv2', judge_revision='', judge_threshold=0.94,
-    clip='tokencompose/zoo/clip', clip_revision='', tagger='tokencompose/zoo/tagger', grounder='tokencompose/zoo/groundingdino', bert='', bert_revision='', segmenter='tokencompose/zoo/sam',
+    clip='tokencompose/zoo/clip', clip_revision='', tagger='tokencompose/zoo/tagger', grounder='tokencompose/zoo/groundingdino', bert='', bert_revision='', segmenter='tokencompose/zoo/sam', noun_rule='both',
     resolution=64, train_images=4526, val_images=500, coco_classes=WORLD_COCO, ade_classes=WORLD_ADE,
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3, layers=('mid_4', 'up_8', 'up_16'),
-    mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), checkpoint_every=500, sample_every=500,
+    mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
     inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50)
 
-QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=300, seeds=(0,), checkpoint_every=150, sample_every=150, prompts=64, rounds=2)
+QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=300, seeds=(0,), mask_sources=('automatic',), checkpoint_every=150, sample_every=150, prompts=64, rounds=2)
 
 SD14 = Profile(
     name='sd14', model='CompVis/stable-diffusion-v1-4', revision='133a221b8aa7292a167afc5127cb63fb5005638b',
     judge='google/owlv2-large-patch14-ensemble', judge_revision='d638f16c163f70a8b6bd643b2ddbfc8be2c34807', judge_threshold=0.1,
     clip='openai/clip-vit-large-patch14-336', clip_revision='ce19dc912ca5cd21c8a653c79e251e808ccabcd1', tagger='weights/pos-english/pytorch_model.bin',
-    grounder='weights/groundingdino_swint_ogc.pth', bert='google-bert/bert-base-uncased', bert_revision='86b5e0934494bd15c9632b12f734a8a67f723594', segmenter='weights/sam_vit_h_4b8939.pth',
+    grounder='weights/groundingdino_swint_ogc.pth', bert='google-bert/bert-base-uncased', bert_revision='86b5e0934494bd15c9632b12f734a8a67f723594', segmenter='weights/sam_vit_h_4b8939.pth', noun_rule='authors',
     resolution=512, train_images=4526, val_images=500, coco_classes=COCO_80, ade_classes=ADE20K_100,
     steps=24000, batch_size=4, accumulation=1, lr=5e-6, token_loss_scale=1e-3, pixel_loss_scale=5e-5, layers=('mid_8', 'up_16', 'up_32', 'up_64'),
-    mixed_precision='bf16', gradient_checkpointing=False, ema=0.0, seeds=(0,), checkpoint_every=4000, sample_every=2000,
+    mixed_precision='bf16', gradient_checkpointing=False, ema=0.0, seeds=(0,), mask_sources=('automatic', 'exact'), checkpoint_every=4000, sample_every=2000,
     inference_steps=50, guidance_scale=7.5, prompts=1000, rounds=10, sample_batch=16)
 
 SD21 = SD14.replace(

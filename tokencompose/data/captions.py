@@ -20,7 +20,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPToken
 from ..core import default_device, file_sha256, key_to_int, read_json
 from .coco import ClassWords, Coco, CocoImage
 from .dataset import load_image, model_fingerprint
-from .stages import run_stage
+from .stages import picture_or_reason, run_stage
 from ..plotting import themed, to_uint8
 
 # %% ../../nbs/17_data.captions.ipynb #c3f7f0c4
@@ -101,7 +101,7 @@ def select_captions(
     batch: int = 16,  # Images that are scored together
     max_images: int = 0,  # Only the first so many; all when 0
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
-) -> list:  # Records: image_id, file_name, text, caption_id, score, candidates and how many of them were cut
+) -> list:  # Records: image_id, file_name, text, caption_id, score, candidates and how many of them were cut; error where the picture cannot be read
     "Choose one caption for every image; what is done is not done again."
     if not coco.folder.is_dir(): raise FileNotFoundError(f'There is no folder of images {coco.folder}: draw the scenes with data_prep/00_scenes.ipynb, or put the images there.')
     settings = dict(step='captions', clip=model_fingerprint(model), processor=_processor_digest(processor), batch=batch, inputs={p.name: file_sha256(p) for p in coco.files})
@@ -110,9 +110,13 @@ def select_captions(
 
 def _choices(folder, images: list, model, processor) -> list:
     "One record an image."
-    texts = [[text for _, text in image.captions] for image in images]
-    scores = caption_scores(model, processor, [load_image(folder/image.file_name) for image in images], texts)
-    return [_record(image, own, count_cut(model, processor, captions)) for image, own, captions in zip(images, scores, texts)]
+    texts = {image.id: [text for _, text in image.captions] for image in images}
+    pictures, reasons = zip(*(picture_or_reason(folder, image.file_name) for image in images))
+    seen = [(image.id, picture) for image, picture in zip(images, pictures) if picture]
+    scores = dict(zip([i for i, _ in seen], caption_scores(model, processor, [p for _, p in seen], [texts[i] for i, _ in seen]))) if seen else {}
+    return [_record(i, scores[i.id], count_cut(model, processor, texts[i.id])) if i.id in scores else _unreadable(i, reason) for i, reason in zip(images, reasons)]
+
+def _unreadable(image: CocoImage, reason: str) -> dict: return dict(image_id=image.id, file_name=image.file_name, text='', caption_id=None, score=None, candidates=[], cut=0, error=reason)
 
 def _record(image: CocoImage, scores: list, cut: int) -> dict:
     candidates = [[i, round(score, 4)] for (i, _), score in zip(image.captions, scores)]
@@ -146,11 +150,13 @@ def count_choices(
     records: list,  # From `select_captions`
 ) -> dict:  # Counts; histograms are dicts from value to count
     "What was chosen, in numbers."
+    unreadable = sum('error' in r for r in records)
+    records = [r for r in records if 'error' not in r]
     margins = [score_margin(r) for r in records if len(r['candidates']) > 1]
     places = Counter(1 + sorted(i for i, _ in r['candidates']).index(r['caption_id']) for r in records)
-    return dict(images=len(records), captions=sum(len(r['candidates']) for r in records), captions_cut=sum(r['cut'] for r in records),
+    return dict(images=len(records), unreadable=unreadable, captions=sum(len(r['candidates']) for r in records), captions_cut=sum(r['cut'] for r in records),
                 images_with_one_caption=len(records) - len(margins), images_with_a_tie=sum(m == 0 for m in margins), chosen_place=dict(sorted(places.items())),
-                median_score=round(float(np.median([r['score'] for r in records])), 4), median_margin=round(float(np.median(margins)), 4) if margins else None)
+                median_score=round(float(np.median([r['score'] for r in records])), 4) if records else None, median_margin=round(float(np.median(margins)), 4) if margins else None)
 
 # %% ../../nbs/17_data.captions.ipynb #de7b5fad
 @themed

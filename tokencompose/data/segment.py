@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL_TYPE', 'SamConfig', 'new_sam', 'save_sam', 'load_sam', 'Segmenter', 'SamSegmenter', 'HFSamSegmenter',
-           'load_segmenter', 'distinct_nouns', 'cut_masks', 'noun_mask', 'segment_images', 'model_hashes', 'make_masks',
-           'Timed', 'count_masks', 'mask_boxes', 'class_mentions', 'truth_scores', 'accuracy', 'with_true_boxes',
-           'weakest', 'mask_page']
+           'load_segmenter', 'distinct_nouns', 'cut_masks', 'noun_mask', 'segment_images', 'model_hashes',
+           'mask_settings', 'make_masks', 'Timed', 'count_masks', 'mask_boxes', 'class_mentions', 'truth_scores',
+           'accuracy', 'with_true_boxes', 'weakest', 'mask_page']
 
 # %% ../../nbs/29_data.segment.ipynb #e5b152ff
 import pickle, time
@@ -30,7 +30,7 @@ from .boxes import clean_noun, draw_boxes, Grounded, Grounder, grounding_prompt,
 from .coco import caption_page, class_mask, ClassWords, Coco, CocoImage
 from .dataset import load_image
 from .masks import load_mask
-from .stages import run_stage
+from .stages import picture_or_reason, run_stage
 from .world import encode_rle
 from ..stats import bootstrap_interval
 
@@ -233,8 +233,8 @@ def segment_images(
 
 def _picture(images, record):
     "The pixels, or a sentence that says why there are none."
-    try: return np.array(load_image(images/record['file_name']))
-    except (FileNotFoundError, ValueError) as error: return str(error).replace(f'{images}/', '')
+    image, reason = picture_or_reason(images, record['file_name'])
+    return np.array(image) if image else reason
 
 def _unreadable(record, error: str) -> dict:
     return _record(record, [0, 0], '', [dict(noun, boxes=[]) for noun in record['nouns']], error=error)
@@ -248,13 +248,22 @@ def model_hashes(
     files = [p for p in (path, path.with_suffix('.json')) if p.is_file()] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and p.suffix != '.md')
     return {p.relative_to(base).as_posix(): file_sha256(p) for p in files}
 
+def mask_settings(
+    nouns,  # nouns.jsonl of stage 02
+    models: dict,  # grounder, segmenter and, for a published grounder, bert -> path
+    box_threshold: float,
+    text_threshold: float,
+) -> dict:  # JSON-ready
+    "What the records of stage 03 depend on."
+    return dict(nouns=file_sha256(nouns), box_threshold=box_threshold, text_threshold=text_threshold, **{name: model_hashes(path) for name, path in models.items()})
+
 def make_masks(
     folder,  # Receives masks.jsonl
     records: list,  # Of stage 02
     images,  # Folder of the pictures
     grounder: Grounder,
     segmenter: Segmenter,
-    settings: dict,  # What the records depend on: models, thresholds, inputs; JSON-ready
+    settings: dict,  # What the records depend on, see `mask_settings`
     batch: int = 16,  # Images that the grounder gets at once
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
 ) -> list:  # Records of stage 03
