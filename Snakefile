@@ -10,7 +10,9 @@ DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
 VARIANTS = ['denoise', 'pixel', 'token', 'tokencompose']
 BENCHMARKS = ['multigen_coco', 'multigen_ade20k']
 METRICS = [*BENCHMARKS, 'grounding']
-RUN_NAMES = ['frozen', *[f'{v}-seed{s}' for v in VARIANTS for s in P.seeds]]
+# "exact" is the full method on the annotations' own masks: what the masks that models found cost
+TRAINED = VARIANTS + ['exact']*('exact' in P.mask_sources)
+RUN_NAMES = ['frozen', *[f'{v}-seed{s}' for v in TRAINED for s in P.seeds]]
 
 PYTHON = shlex.quote(sys.executable)  # the environment that runs this graph, whether or not it is on the PATH
 NOTEBOOKS = f'{RUNS}/notebooks'
@@ -28,10 +30,10 @@ def weights(folder):
 def trained(w): return [] if w.run == 'frozen' else [f'{RUNS}/train/{w.run}/result.json']
 def model_param(w): return '' if w.run == 'frozen' else f'-p model {RUNS}/train/{w.run}/pipeline'
 
-wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), variant='|'.join(VARIANTS), seed=r'\d+'
+wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), name='|'.join(TRAINED), seed=r'\d+', kind='train|val|exact'
 
 rule all:
-    input: f'{RUNS}/paper_figures/table2.ipynb', f'{RUNS}/paper_figures/figure4.ipynb'
+    input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ('figure2', 'table2', 'figure4')]
 
 rule scenes:
     input: 'data_prep/00_scenes.ipynb'
@@ -69,23 +71,27 @@ rule build_dataset:  # the training set, its masks found by the models above
 rule build_exact_dataset:  # the held-out set and, for the ablation, the training set with the annotations' own masks
     input: 'data_prep/04_build_dataset.ipynb', f'{DATA}/provenance.json'
     output: f'{DATA}/tokencompose' + '_{kind}/provenance.json'
-    wildcard_constraints: kind='val|exact'
     params: split=lambda w: 'val' if w.kind == 'val' else 'train'
     threads: 1
     shell: papermill(NOTEBOOKS + '/04_build_dataset_{wildcards.kind}.ipynb', split='{params.split}', masks='exact', out_dir=f'{DATA}/tokencompose' + '_{wildcards.kind}')
 
+def dataset(name): return f'{DATA}/tokencompose' + '_exact'*(name == 'exact')
+
 rule encode:  # once, so that trainings side by side find the cache
-    input: f'{DATA}/tokencompose/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
-    output: touch(f'{DATA}/cache/{os.path.basename(P.model)}.encoded')
+    input: lambda w: f'{dataset(w.kind)}/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
+    output: touch(f'{DATA}/cache/{os.path.basename(P.model)}-' + '{kind}.encoded')
+    params: data=lambda w: dataset(w.kind)
     resources: gpu=1
-    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --encode_only'
+    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --data {{params.data}} --encode_only'
 
 rule train:
-    input: 'nbs/train.ipynb', rules.encode.output, weights(P.model)
-    output: f'{RUNS}/train/' + '{variant}-seed{seed}/result.json'
+    input: 'nbs/train.ipynb', lambda w: f'{DATA}/cache/{os.path.basename(P.model)}-{"exact" if w.name == "exact" else "train"}.encoded', weights(P.model)
+    output: f'{RUNS}/train/' + '{name}-seed{seed}/result.json'
+    params: variant=lambda w: 'tokencompose' if w.name == 'exact' else w.name, data=lambda w: dataset(w.name)
+    priority: 1  # before pictures are drawn, so that the longest jobs are not the last
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/train-{wildcards.variant}-seed{wildcards.seed}.ipynb', variant='{wildcards.variant}', seed='{wildcards.seed}')
+    shell: papermill(NOTEBOOKS + '/train-{wildcards.name}-seed{wildcards.seed}.ipynb', variant='{params.variant}', seed='{wildcards.seed}', data='{params.data}', out_dir=f'{RUNS}/train/' + '{wildcards.name}-seed{wildcards.seed}')
 
 rule sample:
     input: 'nbs/sample.ipynb', trained, weights(P.model)

@@ -4,11 +4,16 @@ import functools
 import papermill as pm
 import pytest
 from conftest import ROOT
+from PIL import Image
 from test_detection import save_judge
 
-from tokencompose.core import write_jsonl
+from tokencompose.core import write_json, write_jsonl
+from tokencompose.data.boxes import load_grounder
+from tokencompose.data.captions import load_clip, select_captions
 from tokencompose.data.coco import build_dataset, ClassWords, read_coco
-from tokencompose.data.world import captions_of, draw_scene, write_world
+from tokencompose.data.segment import accuracy, load_segmenter, make_masks
+from tokencompose.data.tagging import load_tagger, NOUN_RULES, read_captions, tag_captions
+from tokencompose.data.world import captions_of, draw_scene, render, write_world
 from tokencompose.metrics.multigen import draw_prompts, save_prompts
 from tokencompose.models import tiny_pipeline
 from tokencompose.sampling import sample_images
@@ -35,6 +40,27 @@ def write_stages(folder):
     write_jsonl(folder/'nouns'/'nouns.jsonl', [row | dict(nouns=[dict(noun=m.noun, start=m.start, end=m.end) for m in finder.find(row['text'])], left_out=[]) for row in rows])
 
 
+def write_own(folder):
+    "Four captioned pictures as somebody might have them."
+    folder.mkdir()
+    for i in range(4):
+        scene = draw_scene((0, 'own', i))
+        Image.fromarray(render(scene)[0]).save(folder/f'picture {i}.png')
+        (folder/f'picture {i}.txt').write_text('\n'.join(c['caption'] for c in captions_of(scene)[:3]))
+
+
+def write_prepared(folder):
+    "A data folder with all stages of the training set, by the models of the zoo."
+    write_world(folder, train=8, val=3)
+    coco, stages = read_coco(folder, 'train2017', 'vsr/train.jsonl'), folder/'prepared'/'train'
+    select_captions(stages/'captions', coco, *load_clip('tokencompose/zoo/clip'))
+    nouns = tag_captions(stages/'nouns', read_captions(stages/'captions')[0], load_tagger('tokencompose/zoo/tagger'), **NOUN_RULES['both'])
+    masks = make_masks(stages/'masks', nouns, coco.folder, load_grounder('tokencompose/zoo/groundingdino'), load_segmenter('tokencompose/zoo/sam'), {})
+    write_json(stages/'captions'/'provenance.json', dict(counts=dict(best_share=dict(CLIP=dict(mean=1., low=.6, high=1., images=8)))))
+    write_json(stages/'masks'/'provenance.json', dict(accuracy={'whole chain': accuracy(masks, coco).to_dict('index')}))
+    write_json(stages/'nouns'/'provenance.json', {})
+
+
 # Parameters; "{name}" stands for a folder that INPUTS makes, and out_dir is always a new temporary folder.
 TOY = {
     'data_prep/00_scenes.ipynb': dict(profile='mini', train_images=6, val_images=2),
@@ -43,10 +69,11 @@ TOY = {
     'data_prep/02_tag_nouns.ipynb': dict(profile='mini', captions='{stages}/captions'),
     'data_prep/03_segment.ipynb': dict(profile='mini', source='{scenes}', nouns='{stages}/nouns', max_images=5),
     'data_prep/04_build_dataset.ipynb': dict(profile='mini', masks='exact', source='{scenes}', max_rows=5),
+    'data_prep/own_images.ipynb': dict(profile='mini', images='{own}'),
     'nbs/train.ipynb': dict(profile='mini', steps=4, batch_size=2, lr=1e-3, sample_every=4, model='{pipeline}', data='{dataset}', images='{scenes}/train2017', val_data='{dataset}', val_images='{scenes}/train2017'),
     'nbs/sample.ipynb': dict(profile='mini', model='{pipeline}', prompts=2, rounds=1, inference_steps=2, objects=2),
     'nbs/evaluate.ipynb': dict(profile='mini', images='{pictures}', judge='{judge}', rounds=1),
-    'nbs/benchmark.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', batch_size=2, repeats=3, warm_up=1),
+    'nbs/benchmark.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', batch_size=2, repeats=3, warm_up=1, source='{scenes}', stage_images=4),
     'nbs/choose_scales.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', lrs=[1e-3], scales=[5e-3], steps=2, prompts=2, rounds=1, inference_steps=1),
     'nbs/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, exam_pictures=2, zoo='{empty}/sd'),
     'nbs/pretrain_owlv2.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=40, base='{pipeline}', zoo='{empty}/owlv2'),
@@ -54,6 +81,7 @@ TOY = {
     'nbs/pretrain_tagger.ipynb': dict(steps=2, batch_size=4, scenes=8, pool=200, test_scenes=8, real='nowhere', zoo='{empty}/tagger'),
     'nbs/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
     'nbs/pretrain_sam.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/sam'),
+    'paper_figures/figure2.ipynb': dict(profile='mini', data='{prepared}', pictures=2, runs='{empty}', real='nowhere.jsonl'),
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
 }
@@ -65,10 +93,11 @@ RESULTS = {
     'data_prep/02_tag_nouns.ipynb': ['provenance.json', 'nouns.jsonl'],
     'data_prep/03_segment.ipynb': ['provenance.json', 'masks.jsonl', 'samples.png', 'weakest.png'],
     'data_prep/04_build_dataset.ipynb': ['provenance.json', 'samples.png', 'metadata.jsonl'],
+    'data_prep/own_images.ipynb': ['tokencompose/metadata.jsonl', 'tokencompose/provenance.json', 'samples.png', 'weakest.png'],
     'nbs/train.ipynb': ['result.json', 'metrics.jsonl', 'pipeline/model_index.json', 'samples/step-0000004.png'],
     'nbs/sample.ipynb': ['prompts.json', 'settings.json', '0_0.png', '1_0.png', 'cost.json', 'provenance.json'],
     'nbs/evaluate.ipynb': ['multigen_coco/frozen.json', 'multigen_coco/frozen-detections/settings.json'],
-    'nbs/benchmark.ipynb': ['step_cost.json'],
+    'nbs/benchmark.ipynb': ['step_cost.json', 'stages.json'],
     'nbs/choose_scales.ipynb': ['choice.json', 'frozen/verdicts-coco-2/settings.json'],
     'nbs/pretrain_sd.ipynb': ['vae.pt', 'unet.pt', 'provenance.json'],
     'nbs/pretrain_owlv2.ipynb': ['owlv2.pt', 'provenance.json'],
@@ -76,6 +105,7 @@ RESULTS = {
     'nbs/pretrain_tagger.ipynb': ['tagger.pt', 'provenance.json'],
     'nbs/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
     'nbs/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
+    'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
 }
@@ -84,6 +114,8 @@ INPUTS = {
     'scenes': functools.partial(write_world, train=8, val=3),
     'dataset': lambda folder: build_dataset(folder, read_coco(folder.parent/'scenes', 'train2017')),
     'stages': write_stages,
+    'own': write_own,
+    'prepared': write_prepared,
     'pipeline': write_pipeline,
     'judge': save_judge,
     'pictures': write_pictures,

@@ -28,6 +28,7 @@ denoise        | (i) denoising loss only
 pixel          | (ii) + pixel loss
 token          | (iii) + token loss
 tokencompose   | (iv) both losses (TokenCompose)
+exact          | both losses, masks of the annotations
 layers_down16_mid8_up16 | both losses on down 16, mid 8, up 16
 layers_up16    | both losses on up 16
 layers_mid8_up16 | both losses on mid 8, up 16

@@ -415,10 +415,13 @@ def main(
     batch_size: int = -1,  # Images a forward, a process; the profile's own when negative
     accumulation: int = -1,  # Forwards an update; the profile's own when negative
     model: str = '',  # Base pipeline; the profile's own when empty
+    data: str = '',  # Training folder in the authors' layout; data/<profile>/tokencompose when empty
+    images: str = '',  # Its images; data/<profile>/train2017 when empty
     out_dir: str = '',  # Run folder; runs/<profile>/train/<variant>-seed<seed> when empty
     encode_only: bool = False,  # Only encode the data sets
 ):
     "Fine-tune one variant of a profile."
     chosen = get_profile(profile, steps=steps, batch_size=batch_size, accumulation=accumulation, model=model)
-    config = config_for(chosen, variant, seed, **(dict(out_dir=out_dir) if out_dir else {}))
+    places = dict(data=data, images=images, out_dir=out_dir)
+    config = config_for(chosen, variant, seed, **{name: place for name, place in places.items() if place})
     print(json.dumps(dict(encoded=encode(config)) if encode_only else train(config)))

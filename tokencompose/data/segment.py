@@ -276,12 +276,18 @@ def make_masks(
 
 # %% ../../nbs/29_data.segment.ipynb #39a1d8a6
 class Timed:
-    "A model that counts the seconds it takes."
-    def __init__(self, model): self.model, self.seconds = model, 0.
+    "A model that counts the seconds that calls of it, and of the methods named, take."
+    def __init__(self, model, *methods):
+        self.model, self.seconds = model, 0.
+        for name in methods: setattr(self, name, partial(self._timed, getattr(model, name)))
 
-    def __call__(self, *args):
+    def __getattr__(self, name): return getattr(self.model, name)
+    def __call__(self, *args, **kwargs): return self._timed(self.model, *args, **kwargs)
+
+    def _timed(self, function, *args, **kwargs):
         start = time.monotonic()
-        answer = self.model(*args)
+        answer = function(*args, **kwargs)
+        if torch.cuda.is_available(): torch.cuda.synchronize()
         self.seconds += time.monotonic() - start
         return answer
 
