@@ -32,7 +32,7 @@ SMALL = dict(train_images=3, val_images=1)
 
 
 def run(name, tmp_path, engine='here', **params):
-    params = dict(out_dir=str(tmp_path/'out')) | params
+    params = dict(out_dir=str(tmp_path/'out')) | (dict(masks='exact') if name == BUILD else {}) | params
     return pm.execute_notebook(str(ROOT/name), str(tmp_path/'executed.ipynb'), params, cwd=str(ROOT), progress_bar=False, engine_name=engine)
 
 
@@ -78,7 +78,7 @@ def test_parameters_of_the_build(params, error, sentence, tmp_path):
 def test_every_declared_parameter_passes_the_check(tmp_path, scenes):
     "What papermill says the parameters are can all be passed, with their own values."
     known = pm.inspect_notebook(str(ROOT/BUILD))
-    run(BUILD, tmp_path, **{name: eval(p['default']) for name, p in known.items()} | dict(source=str(scenes), out_dir=str(tmp_path/'out')))
+    run(BUILD, tmp_path, **{name: eval(p['default']) for name, p in known.items()} | dict(masks='exact', source=str(scenes), out_dir=str(tmp_path/'out')))
     assert (tmp_path/'out'/'metadata.jsonl').is_file()
 
 
@@ -104,6 +104,11 @@ def test_no_scenes(tmp_path):
 
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match='captions_train2017.json: draw the scenes with data_prep/00_scenes.ipynb'): run(BUILD, tmp_path, source=str(tmp_path/'nowhere'))
+
+
+def test_missing_stage(tmp_path):
+    with pytest.raises(FileNotFoundError, match='masks.jsonl: run data_prep/03_segment.ipynb'): run(BUILD, tmp_path, masks='automatic', stage=str(tmp_path/'nowhere'))
+    assert not (tmp_path/'out').exists()
 
 
 def test_missing_pictures(tmp_path, scenes):

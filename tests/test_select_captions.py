@@ -1,7 +1,6 @@
 """The choice of captions: against plain numpy, with ragged and hostile captions, stopped, killed and shared; and the zoo's CLIP examined."""
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -116,9 +115,9 @@ import sys, time
 from tokencompose.data import captions
 from tokencompose.data.coco import read_coco
 world, clip, out, seconds = sys.argv[1:]
-stock = captions.load_image
-def slow(path): time.sleep(float(seconds)); return stock(path)
-captions.load_image = slow
+stock = captions.picture_or_reason
+def slow(*args): time.sleep(float(seconds)); return stock(*args)
+captions.picture_or_reason = slow
 captions.select_captions(out, read_coco(world, 'val2017'), *captions.load_clip(clip, 'cpu'), batch=2)
 '''
 
@@ -155,12 +154,12 @@ def test_twice_killed_and_shared(clip, clip_folder, world, tmp_path):
 def test_stopped_at_any_image(clip, world, tmp_path, monkeypatch, calls):
     coco = read_coco(world, 'val2017')
     select_captions(tmp_path/'whole', coco, *clip, batch=4)
-    left, stock = [calls], captions.load_image
-    def load(path):
+    left, stock = [calls], captions.picture_or_reason
+    def load(*args):
         left[0] -= 1
         if left[0] < 0: raise KeyboardInterrupt
-        return stock(path)
-    monkeypatch.setattr(captions, 'load_image', load)
+        return stock(*args)
+    monkeypatch.setattr(captions, 'picture_or_reason', load)
     with pytest.raises(KeyboardInterrupt): select_captions(tmp_path/'stopped', coco, *clip, batch=4)
     assert len(list((tmp_path/'stopped'/'.records').glob('*.json'))) == calls//4*4
     left[0] = 12 - calls//4*4                                                          # enough for what is missing, not for more
@@ -168,18 +167,18 @@ def test_stopped_at_any_image(clip, world, tmp_path, monkeypatch, calls):
     assert (tmp_path/'stopped'/'captions.jsonl').read_bytes() == (tmp_path/'whole'/'captions.jsonl').read_bytes()
 
 
-def test_a_broken_picture_is_named_and_the_rest_is_kept(clip, world, tmp_path):
+def test_a_broken_picture_stops_nobody_and_is_tried_again(clip, world, tmp_path):
     coco = read_coco(world, 'val2017')
-    path = coco.folder/coco.images[7].file_name
-    shutil.copy(path, tmp_path/'good.png')
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=path.name): select_captions(tmp_path/'out', coco, *clip, batch=2)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=path.name): select_captions(tmp_path/'out', coco, *clip, batch=2)
-    assert len(list((tmp_path/'out'/'.records').glob('*.json'))) == 6
-    shutil.copy(tmp_path/'good.png', path)
-    assert [r['image_id'] for r in select_captions(tmp_path/'out', coco, *clip, batch=2)] == list(range(12))
-    assert read_jsonl(tmp_path/'out'/'captions.jsonl') == select_captions(tmp_path/'out', coco, *clip, batch=2)
+    path, whole = coco.folder/coco.images[7].file_name, select_captions(tmp_path/'whole', coco, *clip, batch=2)
+    good = path.read_bytes()
+    for broken in (good[:200], b'', None):
+        path.unlink() if broken is None else path.write_bytes(broken)
+        records = select_captions(tmp_path/'out', coco, *clip, batch=2)
+        assert [r for r in records if 'error' in r] == [records[7]] and path.name in records[7]['error'] and records[7]['text'] == ''
+        assert [r for i, r in enumerate(records) if i != 7] == [r for i, r in enumerate(whole) if i != 7]
+    path.write_bytes(good)
+    assert select_captions(tmp_path/'out', coco, *clip, batch=2) == whole
+    assert (tmp_path/'out'/'captions.jsonl').read_bytes() == (tmp_path/'whole'/'captions.jsonl').read_bytes()
 
 
 def test_other_settings_are_refused(clip, world, tmp_path):

@@ -21,7 +21,7 @@ from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from pathlib import Path
 from ..core import keyed_rng, file_sha256, Progress, read_json, read_jsonl, write_json, write_jsonl
 from .classes import COCO_80
-from .dataset import load_image, read_rows, write_row
+from .dataset import _orientation, load_image, read_rows, write_row
 from .masks import load_mask, open_picture
 from ..plotting import themed
 
@@ -352,7 +352,8 @@ def _write(folder, pictures, grounded: Grounded, keep_empty: bool):
 def _check_picture(path, image: CocoImage):
     "Decode the picture once, now, and not in the middle of a training."
     picture = open_picture(path, 'image')
-    if picture.size[::-1] != image.size: raise ValueError(f'The image {path} has {picture.width}x{picture.height} pixels, its annotation says {image.size[1]}x{image.size[0]}: they do not belong together.')
+    sizes = [picture.size[::-1], picture.size] if _orientation(picture, path) >= 5 else [picture.size[::-1]]  # as stored, and as a viewer shows it
+    if image.size not in sizes: raise ValueError(f'The image {path} has {picture.width}x{picture.height} pixels, its annotation says {image.size[1]}x{image.size[0]}: they do not belong together.')
 
 # %% ../../nbs/14_data.coco.ipynb #917528f1
 def count_rows(

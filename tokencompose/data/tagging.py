@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 # %% ../../nbs/18_data.tagging.ipynb #cf46e8a2
 from ..core import atomic_path, file_sha256, key_to_int, read_json, read_jsonl, resolve, write_json
 from .coco import _write_caption
+from .dataset import _safe_path
 from .lexicon import COMPOUNDS, is_stop_noun
 from .stages import read_stage, run_stage
 from ..plotting import themed
@@ -306,6 +307,7 @@ def read_captions(
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ('file_name', 'text')): raise ValueError(f'{file}, row {number}: expected an object with the texts "file_name" and "text", got {row!r:.80}.')
         if re.search('[\ud800-\udfff]', row['text']): raise ValueError(f'{file}, row {number}: the text holds half of a surrogate pair, so it cannot be written as UTF-8; correct it.')
+        _safe_path(row['file_name'], f'{file}, row {number}', 'file_name')
         row = dict(row, image_id=row.get('image_id', row['file_name']))
         if row['image_id'] in found: raise ValueError(f'{file}, row {number}: the image {row["image_id"]} comes twice; keep one caption an image.')
         found[row['image_id']] = row
