@@ -82,7 +82,7 @@ rule encode:  # once, so that trainings side by side find the cache
     output: touch(f'{DATA}/cache/{os.path.basename(P.model)}-' + '{kind}.encoded')
     params: data=lambda w: dataset(w.kind)
     resources: gpu=1
-    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --data {{params.data}} --encode_only'
+    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --data {{params.data}} --val_data {DATA}/tokencompose_val --encode_only'
 
 rule train:
     input: 'nbs/train.ipynb', lambda w: f'{DATA}/cache/{os.path.basename(P.model)}-{"exact" if w.name == "exact" else "train"}.encoded', weights(P.model)
@@ -91,7 +91,7 @@ rule train:
     priority: 1  # before pictures are drawn, so that the longest jobs are not the last
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/train-{wildcards.name}-seed{wildcards.seed}.ipynb', variant='{params.variant}', seed='{wildcards.seed}', data='{params.data}', out_dir=f'{RUNS}/train/' + '{wildcards.name}-seed{wildcards.seed}')
+    shell: papermill(NOTEBOOKS + '/train-{wildcards.name}-seed{wildcards.seed}.ipynb', variant='{params.variant}', seed='{wildcards.seed}', data='{params.data}', val_data=f'{DATA}/tokencompose_val', out_dir=f'{RUNS}/train/' + '{wildcards.name}-seed{wildcards.seed}')
 
 rule sample:
     input: 'nbs/sample.ipynb', trained, weights(P.model)

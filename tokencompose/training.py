@@ -106,6 +106,7 @@ def config_for(
         data=f'{data}/tokencompose', images=f'{data}/train2017', val_data=f'{data}/tokencompose_val', val_images=f'{data}/val2017', seed=seed,
         out_dir=run_folder(f'{root}/runs' if root else f'runs/{profile.name}', variant, seed),
         token_loss_scale=profile.token_loss_scale*token, pixel_loss_scale=profile.pixel_loss_scale*pixel)
+    if 'data' in changes and 'val_data' not in changes: fields['val_data'] = ''  # the profile's held-out set does not belong to other data
     return TrainConfig.from_params({**fields, **changes})
 
 def run_folder(runs: str, variant: str, seed: int) -> str:
@@ -417,11 +418,12 @@ def main(
     model: str = '',  # Base pipeline; the profile's own when empty
     data: str = '',  # Training folder in the authors' layout; data/<profile>/tokencompose when empty
     images: str = '',  # Its images; data/<profile>/train2017 when empty
+    val_data: str = '',  # Held-out folder; data/<profile>/tokencompose_val when empty, none when `data` is given without it
     out_dir: str = '',  # Run folder; runs/<profile>/train/<variant>-seed<seed> when empty
     encode_only: bool = False,  # Only encode the data sets
 ):
     "Fine-tune one variant of a profile."
     chosen = get_profile(profile, steps=steps, batch_size=batch_size, accumulation=accumulation, model=model)
-    places = dict(data=data, images=images, out_dir=out_dir)
+    places = dict(data=data, images=images, val_data=val_data, out_dir=out_dir)
     config = config_for(chosen, variant, seed, **{name: place for name, place in places.items() if place})
     print(json.dumps(dict(encoded=encode(config)) if encode_only else train(config)))
