@@ -59,7 +59,7 @@ TOY = {
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
-    'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl'],
+    'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl', 'flickr30k/val.txt', 'flickr30k/Sentences/0.txt'],
     'data_prep/00_fetch.ipynb': [],
     'data_prep/01_select_captions.ipynb': ['provenance.json', 'captions.jsonl'],
     'data_prep/02_tag_nouns.ipynb': ['provenance.json', 'nouns.jsonl'],
