@@ -178,7 +178,7 @@ class ClipImages:
     def __init__(self, folder, device: str = ''):
         self.model, self.processor = load_clip(folder, device)
         digest, images = model_fingerprint(self.model), self.processor.image_processor
-        self.label = f'CLIP {Path(folder).name} ({digest[:12]})'
+        self.label = f'CLIP ({digest[:12]})'
         self.record = dict(extractor='CLIP image features, unit vectors', weights_sha256=digest, resize=f'shorter side {images.size["shortest_edge"]}, centre {images.crop_size["height"]}x{images.crop_size["width"]}, Pillow filter {int(images.resample)}')
 
     def features(self, images: list) -> torch.Tensor:  # PIL images, RGB -> (n, features), float32 on the CPU
