@@ -52,7 +52,7 @@ def load_judge(
     images, tokenizer = image_class.from_pretrained(folder), CLIPTokenizerFast.from_pretrained(folder)
     side, size = net.config.vision_config.image_size, images.size
     if (size['height'], size['width']) != (side, side): raise ValueError(f'{folder}: the preprocessing makes pictures of {size["height"]}x{size["width"]} pixels, the model takes {side}x{side}.')
-    if getattr(images, 'do_center_crop', False): raise ValueError(f'{folder}: the preprocessing cuts the borders off, where things may stand: set do_center_crop to false in preprocessor_config.json.')
+    if getattr(images, 'do_center_crop', False) and images.crop_size != images.size: raise ValueError(f'{folder}: the preprocessing cuts the borders off, where things may stand: set do_center_crop to false in preprocessor_config.json.')
     return Judge(net.to(device or default_device()), processor_class(images, tokenizer), f'{model} ({model_fingerprint(net)[:12]})')
 
 # %% ../../nbs/47_metrics.detection.ipynb #c9d50c06
