@@ -156,11 +156,12 @@ def _pool_by_maximum(block):
 class Inception:
     "FID's features from a local weights file."
     def __init__(self, path, device: str = '', sha256: str = INCEPTION_SHA256):
-        path, self.net = Path(path), new_inception()
+        path = Path(path)
         if not path.is_file(): raise FileNotFoundError(f'There are no Inception weights {path}: fetch {INCEPTION_URL} to that place, or use the CLIP extractor.')
         found = file_sha256(path)
         if found != sha256: raise ValueError(f'{path} has the SHA-256 {found[:16]}…, expected {sha256[:16]}…: these are not the weights that FID is defined by; fetch them again.')
-        self.net.load_state_dict(torch.load(path, weights_only=True, map_location='cpu'))
+        state, self.net = torch.load(path, weights_only=True, map_location='cpu'), new_inception()
+        self.net.load_state_dict(state)
         self.net.fc = torch.nn.Identity()
         self.net.to(device or default_device())
         self.label = f'Inception 2015 ({found[:12]})'
