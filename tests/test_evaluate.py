@@ -83,6 +83,6 @@ def test_grounding_of_a_model(place, tmp_path):
     (SAMPLE, dict(model='nowhere'), 'There is no model folder'),
     (SAMPLE, dict(precision='fp8'), 'precision: expected no, bf16, fp16'),
     (EVALUATE, dict(metric='grounding', data='nowhere'), 'There is no metadata.jsonl in'),
-    (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, grounding")])
+    (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, visor, fid, grounding")])
 def test_bad_parameters(notebook, params, sentence, place, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence): run(notebook, tmp_path, **dict(model=str(place/'pipeline')) | params)

@@ -74,6 +74,7 @@ TOY = {
     'nbs/sample.ipynb': dict(profile='mini', model='{pipeline}', prompts=2, rounds=1, inference_steps=2, objects=2),
     'nbs/evaluate.ipynb': dict(profile='mini', images='{pictures}', judge='{judge}', rounds=1),
     'nbs/benchmark.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', batch_size=2, repeats=3, warm_up=1, source='{scenes}', stage_images=4),
+    'nbs/latency.ipynb': dict(profile='mini', model='{pipeline}', repeats=2, warm_up=1, inference_steps=2, objects=2),
     'nbs/choose_scales.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', lrs=[1e-3], scales=[5e-3], steps=2, prompts=2, rounds=1, inference_steps=1),
     'nbs/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, exam_pictures=2, zoo='{empty}/sd'),
     'nbs/pretrain_owlv2.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=40, base='{pipeline}', zoo='{empty}/owlv2'),
@@ -87,7 +88,7 @@ TOY = {
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
-    'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl'],
+    'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl', 'flickr30k/val.txt', 'flickr30k/Sentences/0.txt'],
     'data_prep/00_fetch.ipynb': [],
     'data_prep/01_select_captions.ipynb': ['provenance.json', 'captions.jsonl'],
     'data_prep/02_tag_nouns.ipynb': ['provenance.json', 'nouns.jsonl'],
@@ -98,6 +99,7 @@ RESULTS = {
     'nbs/sample.ipynb': ['prompts.json', 'settings.json', '0_0.png', '1_0.png', 'cost.json', 'provenance.json'],
     'nbs/evaluate.ipynb': ['multigen_coco/frozen.json', 'multigen_coco/frozen-detections/settings.json'],
     'nbs/benchmark.ipynb': ['step_cost.json', 'stages.json'],
+    'nbs/latency.ipynb': ['latency/frozen.json'],
     'nbs/choose_scales.ipynb': ['choice.json', 'frozen/verdicts-coco-2/settings.json'],
     'nbs/pretrain_sd.ipynb': ['vae.pt', 'unet.pt', 'provenance.json'],
     'nbs/pretrain_owlv2.ipynb': ['owlv2.pt', 'provenance.json'],

@@ -63,6 +63,16 @@ class Profile(Settings):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     scheduler: str = 'ddim'  # Sampler: ddim or pndm
+    # the other benchmarks
+    visor_prompts: int = 25280  # VISOR prompts, all of 80 classes; fewer cover pairs and relations evenly
+    visor_rounds: int = 4  # Images a prompt
+    visor_judge: str = 'google/owlvit-base-patch32'  # Its detector; that of MultiGen when empty
+    visor_judge_revision: str = ''
+    coco_captions: int = 10000  # Caption-image pairs of COCO for the Fréchet distance
+    flickr_captions: int = 1000  # Images of Flickr30K Entities, one sentence each
+    extractor: str = 'inception'  # Features of the Fréchet distance: inception or clip (the model above)
+    inception: str = 'weights/pt_inception-2015-12-05-6726825d.pth'  # Weights file of FID's network
+    latency_rounds: int = 20  # Timed rounds of each method
 
     def replace(self, **changes) -> 'Profile':
         "A copy with some fields changed; unknown names and wrong types are refused."
@@ -77,9 +87,11 @@ MINI = Profile(
     resolution=64, train_images=4526, val_images=500, coco_classes=WORLD_COCO, ade_classes=WORLD_ADE,
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3, layers=('mid_4', 'up_8', 'up_16'),
     mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
-    inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50)
+    inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50,
+    visor_prompts=240, visor_rounds=2, visor_judge='', coco_captions=500, flickr_captions=500, extractor='clip', inception='', latency_rounds=20)
 
-QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=300, seeds=(0,), mask_sources=('automatic',), checkpoint_every=150, sample_every=150, prompts=64, rounds=2)
+QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=300, seeds=(0,), mask_sources=('automatic',), checkpoint_every=150, sample_every=150, prompts=64, rounds=2,
+    visor_prompts=120, visor_rounds=1, coco_captions=200, flickr_captions=200, latency_rounds=10)
 
 SD14 = Profile(
     name='sd14', model='CompVis/stable-diffusion-v1-4', revision='133a221b8aa7292a167afc5127cb63fb5005638b',

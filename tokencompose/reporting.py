@@ -100,6 +100,7 @@ class Metric:
 
 METRICS = {'multigen_coco': Metric('COCO', 1, bounds=(0, 100)), 'multigen_ade20k': Metric('ADE20K', 1, bounds=(0, 100)),
            'visor': Metric('VISOR', 1, bounds=(0, 100)), 'fid_coco': Metric('COCO', 2, False), 'fid_flickr': Metric('Flickr30K', 2, False),
+           'frechet_coco': Metric('COCO Fréchet (CLIP)', 4, False), 'frechet_flickr30k': Metric('Flickr30K Fréchet (CLIP)', 4, False),
            'latency': Metric('latency,', 3, False), 'daam': Metric('DAAM', 3, bounds=(0, 1)), 'grounding': Metric('grounding', 3, bounds=(0, 1)),
            'compbench': Metric('CompBench', 3), 'training': Metric('training', 2, False)}
 

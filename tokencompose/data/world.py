@@ -6,16 +6,17 @@
 __all__ = ['CLASSES', 'COCO_CLASSES', 'ADE_CLASSES', 'PLACES', 'DISTRACTORS', 'COLORS', 'TEXTURES', 'PLATES', 'WEB', 'VSR', 'ANY',
            'RELATIONS', 'BACKGROUND_WORDS', 'common_pairs', 'held_out_pairs', 'svg_path', 'sprite', 'plate', 'Thing',
            'Scene', 'Mixture', 'code_of', 'with_article', 'draw_names', 'draw_layout', 'draw_scene', 'render',
-           'relation_of', 'enumerate_words', 'captions_of', 'write_world', 'encode_rle']
+           'relation_of', 'enumerate_words', 'captions_of', 'write_world', 'encode_rle', 'entities_of']
 
 # %% ../../nbs/13_data.world.ipynb #e809ed03
-import functools, io, itertools
+import functools, io, itertools, re
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from ..core import atomic_path, keyed_rng, provenance, Progress, write_json, write_jsonl, write_text
 from .classes import WORLD_ADE, WORLD_COCO
+from .flickr30k import Entities, Phrase, Sentence, write_entities
 
 # %% ../../nbs/13_data.world.ipynb #887be9b5
 CLASSES = {  # name: OpenMoji code point
@@ -239,16 +240,16 @@ def _where(scene, rng):
 
 # %% ../../nbs/13_data.world.ipynb #a879bb4e
 def write_world(
-    folder,  # Receives `train2017/`, `val2017/`, `annotations/`, `vsr/`
+    folder,  # Receives `train2017/`, `val2017/`, `annotations/`, `vsr/`, `flickr30k/`
     train: int,  # Scenes to fine-tune on (all named by the VSR list)
-    val: int,  # Held-out scenes of the same mixture
+    val: int,  # Held-out scenes of the same mixture, and as many again for `flickr30k/`
     seed: int = 0,
     size: int = 64,
     mixture: Mixture = VSR,
 ) -> dict:  # Counts
     "Draw a world and write it in COCO's and VSR's formats; a picture that is there as it should be is left alone."
     folder, forbidden = Path(folder), held_out_pairs()
-    bar = Progress(train + val, 'scenes', 'image')
+    bar = Progress(train + 2*val, 'scenes', 'image')
     for split, count in dict(train2017=train, val2017=val).items():
         scenes = [draw_scene((seed, split, i), mixture, size, forbidden) for i in range(count)]
         for scene in scenes:
@@ -257,6 +258,7 @@ def write_world(
         write_json(folder/'annotations'/f'captions_{split}.json', _captions_json(scenes, split, seed))
         write_json(folder/'annotations'/f'instances_{split}.json', _instances_json(scenes, split))
         if split == 'train2017': write_jsonl(folder/'vsr'/'train.jsonl', [_statement(s, split) for s in scenes])
+    _write_flickr30k(folder/'flickr30k', [draw_scene((seed, 'flickr30k', i), mixture, size, forbidden) for i in range(val)], seed, bar)
     write_json(folder/'held_out_pairs.json', sorted(map(sorted, forbidden)))
     counts = dict(train=train, val=val, seed=seed, size=size)
     write_json(folder/'provenance.json', provenance(counts, source='OpenMoji 17, CC BY-SA 4.0'))
@@ -295,3 +297,32 @@ def _statement(scene, split):
     first, second = scene.things[0], scene.things[-1]
     relation = relation_of(first, second)
     return dict(image=_file_name(scene), image_link=f'{split}/{_file_name(scene)}', caption=f'The {first.name} is {relation} the {second.name}.', label=1, relation=relation, annotator_id=0)
+
+# %% ../../nbs/13_data.world.ipynb #c6f25cb3
+def entities_of(
+    scene: Scene,
+    seed: int = 0,  # Of the captions
+) -> Entities:  # Picture `<id>.png`
+    "The five captions of a scene as Flickr30K Entities has them: a chain for each thing, with its box, and one for the background."
+    chains = {thing.name: 10*(scene.id + 1) + i for i, thing in enumerate(scene.things, 1)}
+    sentences = tuple(_marked(c['caption'], chains, 10*(scene.id + 1)) for c in captions_of(scene, seed))
+    boxes = {chains[t.name]: ((t.box[0], t.box[1], t.box[0] + t.box[2] - 1, t.box[1] + t.box[3] - 1),) for t in scene.things}
+    behind = frozenset(p.chain for s in sentences for p in s.phrases if p.kinds == ('scene',))
+    return Entities(str(scene.id), f'{scene.id}.png', (scene.size, scene.size), sentences, boxes, behind, frozenset())
+
+_ATTRIBUTES = '|'.join((*TEXTURES, *COLORS))
+
+def _marked(caption: str, chains: dict, behind: int) -> Sentence:
+    "A caption with its phrases marked: a thing's article, attributes and name, and the words for the background."
+    names = '|'.join(sorted(map(re.escape, chains), key=len, reverse=True))
+    found = [Phrase(chains[m[1].lower()], ('other',), *m.span()) for m in re.finditer(rf'\ban? (?:(?:{_ATTRIBUTES}) )*({names})\b', caption, re.I)]
+    found += [Phrase(behind, ('scene',), *m.span()) for m in re.finditer('|'.join(BACKGROUND_WORDS), caption)]
+    return Sentence(caption, tuple(sorted(found, key=lambda p: p.start)))
+
+def _write_flickr30k(folder, scenes, seed, bar):
+    "Pictures, sentences, annotations and the list of a validation set."
+    for scene in scenes:
+        _write_image(folder/'flickr30k-images'/f'{scene.id}.png', scene)
+        write_entities(folder, entities_of(scene, seed))
+        bar.update()
+    write_text(folder/'val.txt', ''.join(f'{scene.id}\n' for scene in scenes))

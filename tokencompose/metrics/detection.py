@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
-from transformers import CLIPTokenizerFast, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
+from transformers import CLIPTokenizerFast, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
 from ..core import default_device, file_sha256, Progress, read_json, read_jsonl, write_json, write_jsonl
 from ..data.dataset import load_image, model_fingerprint
 from ..models import model_folder
@@ -23,27 +23,37 @@ from .multigen import prompt_classes
 @dataclass
 class Judge:
     "A detector with its preprocessing."
-    model: Owlv2ForObjectDetection
-    processor: Owlv2Processor
+    model: torch.nn.Module  # `Owlv2ForObjectDetection` or `OwlViTForObjectDetection`
+    processor: object  # `Owlv2Processor` or `OwlViTProcessor`
     label: str  # Name and hash, for result files
 
     @property
     def device(self): return self.model.device
+    @property
+    def towers(self): return self.model.owlv2 if self.pads else self.model.owlvit
+    @property
+    def pads(self) -> bool: return isinstance(self.model, Owlv2ForObjectDetection)  # to a square; else stretched
+
+_DETECTORS = {'owlv2': (Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor), 'owlvit': (OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor)}
 
 def load_judge(
     model: str,  # Folder (below the repository when relative) or hub id
     revision: str = '',  # Commit on the hub
     device: str = '',  # The fastest there is when empty
 ) -> Judge:
-    "Load OWLv2 with the preprocessing that its folder describes."
+    "Load OWLv2 or OWL-ViT with the preprocessing that its folder describes."
     folder = model_folder(model, revision)
     missing = [name for name in ('config.json', 'model.safetensors', 'preprocessor_config.json') if not (folder/name).is_file()]
-    if missing: raise FileNotFoundError(f'{folder} holds no OWLv2 detector ({", ".join(missing)} missing): name a folder written by save_pretrained of the model and its Owlv2Processor.')
-    net = Owlv2ForObjectDetection.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
-    images, tokenizer = Owlv2ImageProcessor.from_pretrained(folder), CLIPTokenizerFast.from_pretrained(folder)
+    if missing: raise FileNotFoundError(f'{folder} holds no OWLv2 or OWL-ViT detector ({", ".join(missing)} missing): name a folder written by save_pretrained of the model and its processor.')
+    kind = read_json(folder/'config.json').get('model_type')
+    if kind not in _DETECTORS: raise ValueError(f'{folder} holds a model of the type {kind!r}: a judge is of the type {" or ".join(_DETECTORS)}.')
+    model_class, image_class, processor_class = _DETECTORS[kind]
+    net = model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
+    images, tokenizer = image_class.from_pretrained(folder), CLIPTokenizerFast.from_pretrained(folder)
     side, size = net.config.vision_config.image_size, images.size
     if (size['height'], size['width']) != (side, side): raise ValueError(f'{folder}: the preprocessing makes pictures of {size["height"]}x{size["width"]} pixels, the model takes {side}x{side}.')
-    return Judge(net.to(device or default_device()), Owlv2Processor(images, tokenizer), f'{model} ({model_fingerprint(net)[:12]})')
+    if getattr(images, 'do_center_crop', False) and images.crop_size != images.size: raise ValueError(f'{folder}: the preprocessing cuts the borders off, where things may stand: set do_center_crop to false in preprocessor_config.json.')
+    return Judge(net.to(device or default_device()), processor_class(images, tokenizer), f'{model} ({model_fingerprint(net)[:12]})')
 
 # %% ../../nbs/47_metrics.detection.ipynb #c9d50c06
 def pixels(
@@ -68,7 +78,7 @@ def query_embeddings(
     long = [name for name, ids in zip(names, tokens.input_ids) if len(ids) > length]
     if long: raise ValueError(f'The class name {long[0]!r} is too long for the judge, which reads {length} tokens.')
     ids, mask = (torch.tensor(tokens[key], device=judge.device) for key in ('input_ids', 'attention_mask'))
-    embeddings = judge.model.owlv2.get_text_features(ids, mask)
+    embeddings = judge.towers.get_text_features(ids, mask)
     return dict(zip(names, embeddings/embeddings.norm(dim=-1, keepdim=True)))
 
 @torch.no_grad()
@@ -76,7 +86,7 @@ def box_scores(
     judge: Judge,
     pixel_values: torch.Tensor,  # (batch, 3, side, side)
     queries: list,  # For each picture its (queries, width) embeddings; numbers may differ
-) -> tuple:  # scores: for each picture (boxes, queries); boxes: (batch, boxes, 4), centre and size in shares of the padded square
+) -> tuple:  # scores: for each picture (boxes, queries); boxes: (batch, boxes, 4), centre and size in shares of what the judge sees
     "Score of every box for every query of its own picture."
     model, counts = judge.model, [len(q) for q in queries]
     padded = torch.nn.utils.rnn.pad_sequence(queries, batch_first=True)
@@ -94,12 +104,13 @@ def _plain(values) -> list:
     return [[float(str(v)) for v in row] for row in np.asarray(values, dtype=np.float32)]
 
 def corners(
-    boxes: torch.Tensor,  # (boxes, 4), centre and size in shares of the padded square
+    boxes: torch.Tensor,  # (boxes, 4), centre and size in shares of what the judge sees
     size: tuple,  # (width, height) of the picture
+    pads: bool = True,  # The judge sees the picture padded to a square; otherwise stretched
 ) -> torch.Tensor:  # (boxes, 4), left, top, right, bottom in pixels
     "Boxes in the picture's own pixels."
     centre, half = boxes[:, :2], boxes[:, 2:]/2
-    return torch.cat([centre - half, centre + half], 1)*max(size)
+    return torch.cat([centre - half, centre + half], 1)*torch.tensor([max(size)]*4 if pads else size*2)
 
 def _records(judge, paths, queries, keep_boxes, pool) -> list:
     "Verdicts on one batch."
@@ -109,7 +120,7 @@ def _records(judge, paths, queries, keep_boxes, pool) -> list:
     keep = [s.amax(1) >= FLOOR for s in scores]
     records = [dict(image=file_sha256(path)[:16], scores=_plain(s[k].cpu())) for path, s, k in zip(paths, scores, keep)]
     if keep_boxes:
-        for path, record, box, k in zip(paths, records, boxes, keep): record['boxes'] = corners(box[k].cpu(), load_image(path).size).round(decimals=2).tolist()
+        for path, record, box, k in zip(paths, records, boxes, keep): record['boxes'] = corners(box[k].cpu(), load_image(path).size, judge.pads).round(decimals=2).tolist()
     return records
 
 def read_detections(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ADE20K_UNSEEN', 'prompt_text', 'prompt_row', 'prompt_classes', 'draw_prompts', 'read_prompts', 'save_prompts',
            'best_scores', 'found_classes', 'found_array', 'prompt_shares', 'mg_table', 'mg_difference', 'class_rates',
-           'split_prompts', 'records_of', 'mg_result']
+           'split_prompts', 'records_of', 'mg_split', 'mg_result']
 
 # %% ../../nbs/41_metrics.multigen.ipynb #bd8ad870
 import itertools, json, math
@@ -268,6 +268,16 @@ def records_of(
     "Leave out the records of other prompts."
     ids = {row['unique_id'] for row in prompts}
     return [record for record in records if record['prompt_id'] in ids]
+
+def mg_split(
+    records: list,
+    prompts: list,
+    held_out: list,  # As in `split_prompts`
+    **kwargs,  # Of `mg_table`
+) -> pd.DataFrame:  # Index (part, k), part unseen or seen; columns as in `mg_table`; a part without prompts is left out
+    "MG_k of the prompts that ask for something held out and of the others, apart."
+    parts = dict(zip(('unseen', 'seen'), split_prompts(prompts, held_out)))
+    return pd.concat({name: mg_table(records_of(records, part), part, **kwargs) for name, part in parts.items() if part}, names=['part'])
 
 # %% ../../nbs/41_metrics.multigen.ipynb #e7d00312
 def mg_result(

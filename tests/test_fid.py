@@ -1,0 +1,252 @@
+"Frechet and kernel distance: against other computations, through other batches, processes, interruptions and damaged folders."
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from scipy.linalg import sqrtm
+from test_bad_input import run
+from test_toy_runs import write_pipeline
+from tokencompose.core import file_sha256, read_json, repo_root, write_json
+from tokencompose.data.world import write_world
+from tokencompose.metrics import fid
+from tokencompose.metrics.fid import ClipImages, coco_captions, distance_of, extract, flickr_captions, frechet_distance, frechet_interval, frechet_result, Inception, kernel_distance, Moments, new_inception, read_captions
+from tokencompose.reporting import load_results
+
+SAMPLE, EVALUATE = 'nbs/sample.ipynb', 'nbs/evaluate.ipynb'
+CLIP = repo_root()/'tokencompose/zoo/clip'
+
+
+# ---- the numbers
+
+def gaussian(seed, features, rank):
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(rank, features))
+    return rng.normal(size=features), mix.T @ mix/rank
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 12), st.integers(1, 15), st.integers(1, 15))
+def test_distance_is_the_one_with_matrix_roots(seed, features, rank_a, rank_b):
+    (mean_a, cov_a), (mean_b, cov_b) = gaussian(seed, features, rank_a), gaussian(seed + 1000, features, rank_b)
+    ours, scale = frechet_distance(mean_a, cov_a, mean_b, cov_b), np.trace(cov_a) + np.trace(cov_b)
+    assert ours == pytest.approx(frechet_distance(mean_b, cov_b, mean_a, cov_a), abs=1e-6*scale) and ours >= -1e-6*scale
+    if min(rank_a, rank_b) >= features:                                             # scipy's root of a singular matrix is not to be trusted
+        root = np.asarray(sqrtm(cov_a @ cov_b)).real
+        assert ours == pytest.approx(((mean_a - mean_b)**2).sum() + np.trace(cov_a + cov_b - 2*root), abs=1e-6*scale)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(2, 60), st.data())
+def test_statistics_do_not_depend_on_portions(seed, n, data):
+    x = np.random.default_rng(seed).normal(size=(n, 4))*[1, 10, .1, 1] + [0, 1e4, -5, 1]
+    cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=6)))
+    parts = [Moments(part) for part in np.split(x, cuts)]
+    order = data.draw(st.permutations(range(len(parts))))
+    total = Moments()
+    for i in order: total.merge(parts[i])
+    assert total.n == n
+    np.testing.assert_allclose(total.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(total.cov, np.cov(x.T), rtol=1e-7, atol=1e-9)
+
+
+def test_kernel_distance_is_that_of_torchmetrics():
+    from torchmetrics.image.kid import KernelInceptionDistance
+    class AsItIs(torch.nn.Module):
+        def forward(self, pictures): return pictures.flatten(1)
+    x, y = (np.random.default_rng(s).normal(size=(40, 6)) + s for s in (0, 1))
+    theirs = KernelInceptionDistance(AsItIs(), subsets=2, subset_size=40, normalize=True).set_dtype(torch.float64)
+    for values, real in ((x, True), (y, False)): theirs.update(torch.from_numpy(values).view(-1, 3, 1, 2), real=real)
+    assert kernel_distance(x, y, subsets=2, size=40)[0] == pytest.approx(theirs.compute()[0].item(), rel=1e-5)
+
+
+def test_intervals_hold_what_they_promise():
+    "Sets of one size from two known Gaussians: how often the interval covers the mean distance at that size."
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        return frechet_interval(rng.normal(size=(200, 3)), rng.normal(size=(200, 3))*1.2 + .5, range(200), 20)
+    found = np.array([draw(s) for s in range(80)])
+    expected = found[:, 0].mean()
+    covered = ((found[:, 1] <= expected) & (expected <= found[:, 2])).mean()
+    assert .85 <= covered <= 1
+
+
+# ---- Inception from a file
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    "A file of the published file's layout, filled at random in a way that keeps signals alive."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = new_inception()
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.Conv2d): torch.nn.init.kaiming_normal_(layer.weight)
+    path = tmp_path_factory.mktemp('weights')/'inception.pth'
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_inception_features(weights):
+    extractor, rng = Inception(weights, 'cpu', file_sha256(weights)), np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((64, 64), (40, 90), (300, 280))]
+    together = extractor.features(pictures)
+    assert together.shape == (3, 2048) and together.std() > 1e-3
+    for picture, row in zip(pictures, together):
+        torch.testing.assert_close(extractor.features([picture])[0], row, rtol=1e-4, atol=1e-4)
+        x = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None].float()/255
+        x = torch.nn.functional.interpolate(x, size=(299, 299), mode='bilinear', align_corners=False)*2 - 1
+        with torch.no_grad(): torch.testing.assert_close(extractor.net(x)[0], row, rtol=1e-4, atol=1e-4)
+    assert extractor.record['weights_sha256'] == file_sha256(weights) and 'no antialiasing' in extractor.record['resize']
+
+
+def test_other_weights_are_refused(weights, tmp_path):
+    with pytest.raises(ValueError, match='not the weights that FID is defined by'): Inception(weights, 'cpu')
+    torch.save(dict(weight=Image.new('RGB', (2, 2))), tmp_path/'pickle.pth')         # not only tensors
+    with pytest.raises(Exception, match='(?i)weights.only|unsupported'): Inception(tmp_path/'pickle.pth', 'cpu', file_sha256(tmp_path/'pickle.pth'))
+
+
+def test_only_inception_is_called_fid(weights, tmp_path):
+    write_world(tmp_path/'world', 1, 4)
+    rows, real = flickr_captions(tmp_path/'world/flickr30k'), tmp_path/'world/flickr30k/flickr30k-images'
+    drawn = tmp_path/'drawn'
+    drawn.mkdir()
+    for i, row in enumerate(rows): Image.open(real/row['image']).rotate(90*(i + 1)).save(drawn/f'{row["unique_id"]}_0.png')
+    for number, (extractor, names) in enumerate([(Inception(weights, 'cpu', file_sha256(weights)), {'FID', 'KID'}), (ClipImages(CLIP, 'cpu'), {'FD', 'KD'})]):
+        result = frechet_result(extractor, drawn, rows, real, tmp_path/f'features {number}', tmp_path/f'references {number}')
+        assert set(result['values']) == names and result['judge'].startswith('Inception' if number == 0 else 'CLIP')
+
+
+# ---- features on disk
+
+@pytest.fixture(scope='module')
+def clip(): return ClipImages(CLIP, 'cpu')
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(1)
+    paths = [tmp_path/'pictures'/f'{i}.png' for i in range(14)]
+    paths[0].parent.mkdir()
+    for i, path in enumerate(paths): Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize([(64, 64), (90, 64), (70, 120)][i % 3]).save(path)
+    return paths
+
+
+def test_a_killed_extraction_goes_on(clip, pictures, tmp_path, monkeypatch):
+    whole, saved, save = extract(clip, pictures, tmp_path/'whole', 64), [], fid.save_file
+    def failing(entries, path):
+        if len(saved) == 2: raise OSError('No space left on device')
+        saved.append(path)
+        save(entries, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(fid, 'save_file', failing)
+        with pytest.raises(OSError, match='No space'): extract(clip, pictures, tmp_path/'part', 64, batch=2, part=2)
+    looked, features = [], clip.features
+    monkeypatch.setattr(clip, 'features', lambda images: looked.append(len(images)) or features(images))
+    np.testing.assert_allclose(extract(clip, pictures, tmp_path/'part', 64, batch=3), whole, atol=1e-5)
+    assert sum(looked) == 10, 'four of fourteen were filed before'
+    extract(clip, pictures, tmp_path/'part', 64)
+    assert sum(looked) == 10
+
+
+def test_two_processes_at_once(clip, pictures, tmp_path):
+    whole = extract(clip, pictures, tmp_path/'whole')
+    code = ('import sys; from pathlib import Path; from tokencompose.metrics.fid import ClipImages, extract\n'
+            'try: extract(ClipImages(sys.argv[1], "cpu"), sorted(Path(sys.argv[2]).glob("*.png")), sys.argv[3], batch=2, part=2, share=(int(sys.argv[4]), 2))\n'
+            'except ValueError as error: assert "still to be looked at" in str(error), error\n')
+    running = [subprocess.Popen([sys.executable, '-c', code, str(CLIP), str(tmp_path/'pictures'), str(tmp_path/'both'), str(rank)], cwd=repo_root()) for rank in (0, 1)]
+    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    assert len(list((tmp_path/'both').glob('part-*'))) == 8
+    def refuse(images): raise AssertionError('nothing is left to look at')
+    done = ClipImages(CLIP, 'cpu')
+    done.features = refuse
+    np.testing.assert_allclose(extract(done, pictures, tmp_path/'both'), whole, atol=1e-5)
+
+
+def test_a_damaged_part_is_named(clip, pictures, tmp_path):
+    extract(clip, pictures, tmp_path/'features')
+    part, = (tmp_path/'features').glob('part-*')
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(ValueError, match=part.name): extract(clip, pictures, tmp_path/'features')
+    with pytest.raises(ValueError, match='made in another way .*prepared 0 there, 32 now'): extract(clip, pictures, tmp_path/'features', 32)
+
+
+# ---- the notebooks
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('place')
+    write_world(folder/'data', 1, 6)
+    write_pipeline(folder/'pipeline')
+    return folder
+
+
+def sampled(place, tmp_path, benchmark, **params):
+    run(SAMPLE, tmp_path, **dict(benchmark=benchmark, model=str(place/'pipeline'), data=str(place/'data'), out_dir=str(tmp_path/benchmark), prompts=6, inference_steps=1) | params)
+    return tmp_path/benchmark
+
+
+def evaluated(place, tmp_path, benchmark, **params):
+    references = place/'data'/('val2017' if benchmark == 'coco_captions' else 'flickr30k/flickr30k-images')
+    run(EVALUATE, tmp_path, **dict(metric='fid', benchmark=benchmark, images=str(tmp_path/benchmark), references=str(references), out_dir=str(tmp_path/'runs'/'mini'/'results')) | params)
+    return load_results('mini', str(tmp_path/'runs'))
+
+
+@pytest.mark.parametrize('benchmark, key', [('coco_captions', 'frechet_coco'), ('flickr30k', 'frechet_flickr30k')])
+def test_from_captions_to_a_result(benchmark, key, place, tmp_path, clip):
+    images = sampled(place, tmp_path, benchmark)
+    rows = read_captions(images/'prompts.json')
+    expected = coco_captions(place/'data/annotations/captions_val2017.json', 6) if benchmark == 'coco_captions' else flickr_captions(place/'data/flickr30k', 6)
+    assert rows == expected and read_json(images/'settings.json')['prompts'] == {str(row['unique_id']): row['text'] for row in rows}
+    result, = evaluated(place, tmp_path, benchmark, method='token-seed2')
+    assert (result['metric'], result['method'], result['seed'], result['n']['images']) == (key, 'token', 2, 6)
+    references = place/'data'/('val2017' if benchmark == 'coco_captions' else 'flickr30k/flickr30k-images')
+    drawn, real = ([Image.open(path).convert('RGB') for path in paths] for paths in ([images/f'{row["unique_id"]}_0.png' for row in rows], [references/row['image'] for row in rows]))
+    assert result['values']['FD'] == pytest.approx(distance_of(Moments(clip.features(drawn)), Moments(clip.features(real))), rel=1e-3)
+    assert result['judge'].startswith('CLIP') and result['notes']['pictures'] == 6 and result['notes']['more_pictures_than_features'] is False
+    assert result['n']['references'] == len({row['image'] for row in rows})
+    again = evaluated(place, tmp_path, benchmark, method='frozen', batch=2)
+    assert {r['method'] for r in again} == {'token', 'frozen'} and again[0]['values'] == pytest.approx(again[1]['values'], rel=1e-3)
+
+
+def test_a_folder_that_is_not_as_it_should_be(place, tmp_path):
+    images = sampled(place, tmp_path, 'flickr30k', rank=0, world=2)
+    with pytest.raises(FileNotFoundError, match='holds no finished pictures'): evaluated(place, tmp_path, 'flickr30k')
+    sampled(place, tmp_path, 'flickr30k', rank=1, world=2)
+    first, = [r['values'] for r in evaluated(place, tmp_path, 'flickr30k')]
+    other = images/'77_0.png'
+    other.write_bytes((images/'0_0.png').read_bytes())
+    (images/'notes.txt').write_text('not a picture')
+    assert evaluated(place, tmp_path, 'flickr30k')[0]['values'] == first             # surplus: told, not counted
+    assert evaluated(place, tmp_path, 'flickr30k')[0]['notes']['left_out'] == 1
+    (images/'2_0.png').unlink()
+    (images/'3_0.png').write_bytes(b'\x89PNG')
+    with pytest.raises(FileNotFoundError, match='1 missing, the first is 2_0.png; 1 broken, the first one is 3_0.png'): evaluated(place, tmp_path, 'flickr30k')
+    sampled(place, tmp_path, 'flickr30k')
+    assert evaluated(place, tmp_path, 'flickr30k')[0]['values'] == pytest.approx(first, rel=1e-3)
+    rows = read_captions(images/'prompts.json')
+    write_json(images/'prompts.json', [rows[0] | dict(text='another text')] + rows[1:])
+    with pytest.raises(ValueError, match='drawn from other texts'): evaluated(place, tmp_path, 'flickr30k')
+
+
+def test_pictures_that_were_drawn_anew_count_anew(place, tmp_path):
+    images = sampled(place, tmp_path, 'flickr30k')
+    first = evaluated(place, tmp_path, 'flickr30k')[0]['values']['FD']
+    for path in images.glob('*.png'): Image.new('RGB', (64, 64), 'red').save(path)
+    red = evaluated(place, tmp_path, 'flickr30k')[0]['values']['FD']
+    assert abs(red - first) > .01*first
+
+
+@pytest.mark.parametrize('notebook, benchmark, params, sentence', [
+    (SAMPLE, 'coco_captions', dict(data='nowhere'), 'There is no .*captions_val2017.json'),
+    (SAMPLE, 'flickr30k', dict(data='nowhere'), 'There is no .*val.txt'),
+    (SAMPLE, 'flickr30k', dict(prompts=7), 'has 6 pictures, 7 were asked for'),
+    (SAMPLE, 'coco_captions', dict(rounds=2), 'one picture for each caption'),
+    (EVALUATE, 'flickr30k', dict(extractor='vgg'), "Parameter extractor: 'vgg' is not one of"),
+    (EVALUATE, 'flickr30k', dict(profile='sd14'), 'There are no Inception weights .*pt_inception-2015-12-05-6726825d.pth: fetch'),
+    (EVALUATE, 'flickr30k', dict(references='nowhere'), '6 of 6 reference pictures are missing')])
+def test_bad_parameters(notebook, benchmark, params, sentence, place, tmp_path):
+    if notebook == EVALUATE: sampled(place, tmp_path, benchmark)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence): (sampled if notebook == SAMPLE else evaluated)(place, tmp_path, benchmark, **params)
