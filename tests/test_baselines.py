@@ -8,12 +8,13 @@ from make_real_models import tiny_stable_diffusion
 from test_bad_input import run
 
 from tokencompose.attention import CrossAttentionCapture
+from tokencompose.baselines import layout
 from tokencompose.baselines.inputs import all_inputs, make_inputs
 from tokencompose.baselines.rivals import new_rival, RIVALS
 from tokencompose.core import keyed_randn, read_json
-from tokencompose.metrics.multigen import draw_prompts, prompt_row
+from tokencompose.metrics.multigen import prompt_row
 from tokencompose.models import new_sampler, tiny_pipeline
-from tokencompose.sampling import initial_noise, sample
+from tokencompose.sampling import initial_noise, latent_shape, sample
 
 ROWS = [prompt_row(0, ['cat', 'teddy bear']), prompt_row(1, ['dog']), prompt_row(2, ['dog', 'cat', 'teddy bear'])]
 TEXTS = [row['text'] for row in ROWS]
@@ -30,10 +31,11 @@ def loud(kind='epsilon'):
     return pipe
 
 
-@pytest.mark.parametrize('text, noise', [('a cat and a dog.', 2), ('a photo of a cat and a teddy bear.', 0)])
-def test_attend_and_excite_agrees_with_diffusers(text, noise, monkeypatch):
+@pytest.mark.parametrize('text, objects, noise, passes', [('a cat and a dog.', ['cat', 'dog'], 2, 7), ('a dog.', ['dog'], 1, 3)])
+def test_attend_and_excite_agrees_with_diffusers(text, objects, noise, passes, monkeypatch):
+    "With refinement at a step, and without; more than a few refinements would blow rounding up."
     pipe = loud()
-    inputs = make_inputs(text, ['cat', 'dog' if 'dog' in text else 'teddy bear'], pipe.tokenizer)
+    inputs = make_inputs(text, objects, pipe.tokenizer)
     settings, latents = dict(thresholds={0: .25, 2: .25}, max_iter_to_alter=3), keyed_randn([(0, noise)], (4, 16, 16)).double()
     ours = new_rival('attend_excite', pipe, {text: inputs}, of_steps=0, attn_res=8, **settings)
     found = ours(text, latents, 4, 5., 'latent').images
@@ -42,10 +44,10 @@ def test_attend_and_excite_agrees_with_diffusers(text, noise, monkeypatch):
     encode = theirs.encode_prompt
     monkeypatch.setattr(theirs, 'encode_prompt', lambda *args, **kwargs: tuple(states.double() for states in encode(*args, **kwargs)))
     expected = theirs(text, [ids[-1] for ids in inputs.token_ids], latents=latents, num_inference_steps=4, guidance_scale=5., output_type='latent', attn_res=(8, 8), **settings).images
-    assert len(ours.history) > 4, 'no refinement took place'
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert len(ours.history) == passes
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)  # the blur of diffusers is rounded to single precision
     other = new_rival('attend_excite', pipe, {text: inputs}, of_steps=0, attn_res=8, **settings | dict(max_iter_to_alter=2))(text, latents, 4, 5., 'latent').images
-    assert (other - expected).abs().max() > 1e-3
+    assert (other - expected).abs().max() > .01
 
 
 @pytest.mark.parametrize('kind', ['epsilon', 'v_prediction'])
@@ -81,27 +83,30 @@ def stable_diffusion(request, clip_files):
 
 @pytest.mark.parametrize('name', RIVALS)
 def test_on_a_folder_like_stable_diffusion(name, stable_diffusion):
+    "On half of the published resolution, for speed."
     kind, pipe = stable_diffusion
-    rows = draw_prompts(['cat', 'hot dog', 'teddy bear', 'elephant', 'stop sign', 'tv'], 2, seed=0)
-    inputs = all_inputs(rows, pipe.tokenizer)
-    for i in inputs.values():
-        ids = pipe.tokenizer(i.text).input_ids
-        assert [pipe.tokenizer.decode([ids[t] for t in tokens]).strip() for tokens in i.token_ids] == list(i.objects)
-    call = new_rival(name, pipe, inputs, **dict(layout=dict(max_iter=1), attend_excite=dict(max_refinement_steps=1)).get(name, {}))
+    row = prompt_row(0, ['hot dog', 'cat'])
+    inputs = all_inputs([row], pipe.tokenizer)[row['text']]
+    ids = pipe.tokenizer(row['text']).input_ids
+    assert [pipe.tokenizer.decode([ids[t] for t in tokens]).strip() for tokens in inputs.token_ids] == ['hot dog', 'cat']
+    options = dict(layout=dict(max_iter=1, loss_scale=3e4), attend_excite=dict(max_refinement_steps=1)).get(name, {})  # a random model attends to everything alike
+    call = new_rival(name, pipe, {row['text']: inputs}, **options)
     if name == 'attend_excite': assert call.groups() == dict(sd14=['down_16', 'up_16'], sd21=['down_24', 'up_24'])[kind]
-    drawn, plain = (sample(pipe, rows, 1, call=c, scheduler='pndm' if kind == 'sd14' else 'ddim', inference_steps=1) for c in (call, None))
-    assert drawn.shape == plain.shape == (2, 1, 3, *[dict(sd14=512, sd21=768)[kind]]*2)
-    assert drawn.isfinite().all() and (drawn - plain).abs().max() > 1e-5
+    pipe.scheduler, noise = new_sampler(pipe.scheduler.config, dict(sd14='pndm', sd21='ddim')[kind]), initial_noise([(0, 0)], latent_shape(pipe, dict(sd14=256, sd21=384)[kind]))
+    drawn = call(row['text'], noise, 1, 7.5, 'latent').images
+    plain = call.denoise(noise, call.text_states([row['text']]), 1, 7.5)
+    assert drawn.shape[2:] == dict(sd14=(32, 32), sd21=(48, 48))[kind]
+    assert drawn.isfinite().all() and (drawn - plain).abs().max() > 1e-4
 
 
-def test_layout_reads_the_layers_of_stable_diffusion(stable_diffusion):
+def test_layout_reads_the_layers_of_stable_diffusion(stable_diffusion, monkeypatch):
     kind, pipe = stable_diffusion
-    from tokencompose.baselines import layout
-    rows, seen = draw_prompts(['cat', 'dog', 'tv'], 1, seed=0, objects=3), []
-    losses, layout.layout_losses = layout.layout_losses, lambda maps, masks, weights: (seen.append([m.shape[2] for m in maps]), losses(maps, masks, weights))[1]
-    try: sample(pipe, rows, 1, call=new_rival('layout', pipe, all_inputs(rows, pipe.tokenizer), max_iter=1), inference_steps=1)
-    finally: layout.layout_losses = losses
-    assert seen[0] == [side**2 for side in dict(sd14=(8, 16, 16, 16), sd21=(12, 24, 24, 24))[kind]]
+    seen, losses = [], layout.layout_losses
+    monkeypatch.setattr(layout, 'layout_losses', lambda maps, masks, weights: (seen.append([m.shape[2] for m in maps]), losses(maps, masks, weights))[1])
+    row = prompt_row(0, ['dog'])
+    pipe.scheduler = new_sampler(pipe.scheduler.config)
+    new_rival('layout', pipe, all_inputs([row], pipe.tokenizer), max_iter=1)(row['text'], initial_noise([(0, 0)], latent_shape(pipe, dict(sd14=256, sd21=384)[kind])), 1, 1., 'latent')
+    assert seen == [[side**2 for side in dict(sd14=(4, 8, 8, 8), sd21=(6, 12, 12, 12))[kind]]]
 
 
 # ---- through nbs/sample.ipynb

@@ -82,7 +82,7 @@ def _pictures(pipe, latents, output_type):
     with torch.autocast(latents.device.type, enabled=False): pictures = decode(pipe.vae, latents)
     return pictures if output_type == 'pt' else pipe.image_processor.postprocess(pictures, output_type, [False]*len(pictures))
 
-# %% ../../nbs/41b_baselines.call.ipynb #2b939e80
+# %% ../../nbs/41b_baselines.call.ipynb #145dc764
 class _Enough(Exception): "The last module that was wanted has run."
 
 @contextlib.contextmanager
@@ -124,8 +124,8 @@ def scaled_step(
     steps: int,  # Of this run
     of_steps: int,  # 0: take the number as it is
 ) -> int:
-    "The step that comes at the same point of a run of another length."
-    return round(number*steps/of_steps) if of_steps else number
+    "The step that comes at the same point of a run of another length; no later step becomes the first."
+    return max(round(number*steps/of_steps), min(number, 1)) if of_steps else number
 
 def check_variance_preserving(
     scheduler,

@@ -218,7 +218,7 @@ def row_inputs(
     objects = given.pop('objects', None) or (row['objects'] if 'objects' in row else prompt_classes(row) if 'num_objects' in row else [])
     return make_inputs(row['text'], objects, tokenizer, row.get('unique_id', ''), seed, row.get('relation', ''), **given)
 
-# %% ../../nbs/41a_baselines.inputs.ipynb #f6ae4d55
+# %% ../../nbs/41a_baselines.inputs.ipynb #7d526dac
 def read_changes(
     path,  # JSON file, a list of objects
     rows: list,  # Prompt rows with `unique_id` and `text`
@@ -261,8 +261,9 @@ def save_inputs(
     inputs: dict,  # Prompt text -> `Inputs`
 ):
     "Write inputs beside the pictures; refuses to change those of a prompt that has some already."
-    rows = [json.loads(json.dumps(i.to_dict())) for i in inputs.values()]
-    before = {row['text']: row for row in read_json(path)} if Path(path).is_file() else {}
+    rows, path = [json.loads(json.dumps(i.to_dict())) for i in inputs.values()], Path(path)
+    if not path.is_file() and any(path.parent.glob('*.png')): raise ValueError(f'{path.parent} holds pictures that were drawn without inputs: choose another folder, or empty this one.')
+    before = {row['text']: row for row in read_json(path)} if path.is_file() else {}
     changed = [row['text'] for row in rows if before.get(row['text'], row) != row]
     if changed: raise ValueError(f'{path} has other inputs for the prompt {changed[0]!r}: choose another folder, or empty this one.')
     rows = {**before, **{row['text']: row for row in rows}}.values()
