@@ -49,12 +49,14 @@ def denoise(
     steps: int = 50,
     guidance_scale: float = 7.5,  # s above; 1 or below runs without guidance
     precision: str = 'no',  # Autocast: no, bf16 or fp16
+    adjust=None,  # Called before every step with (number of the step, timestep, latents); returns the latents to go on with
 ) -> torch.Tensor:  # Latents, (batch, channels, h, w)
     "The denoising loop."
     scheduler.set_timesteps(steps, device=noise.device)
     latents, guided = noise*scheduler.init_noise_sigma, guidance_scale > 1
     states = torch.cat([empty_states.expand_as(text_states), text_states]) if guided else text_states
-    for t in scheduler.timesteps:
+    for i, t in enumerate(scheduler.timesteps):
+        if adjust: latents = adjust(i, t, latents)
         model_input = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, t)
         with torch.autocast(noise.device.type, _PRECISIONS[precision], enabled=precision != 'no'):
             model_pred = unet(model_input, t, encoder_hidden_states=states).sample.to(latents.dtype)
@@ -207,12 +209,13 @@ def pipeline_hash(pipe) -> str:
     return '-'.join(model_fingerprint(model)[:16] for model in (unwrap(pipe.unet), pipe.vae, pipe.text_encoder))
 
 def _settings(pipe, texts, recipe, call) -> dict:
-    return dict(recipe=recipe.to_dict(), model=pipeline_hash(pipe), method=getattr(call, '__qualname__', type(call).__name__) if call else '',
+    method = getattr(call, 'identity', None) or getattr(call, '__qualname__', type(call).__name__) if call else ''
+    return dict(recipe=recipe.to_dict(), model=pipeline_hash(pipe), method=method,
                 prompts={str(name): text for name, text in texts.items()})
 
 def check_settings(
     folder,  # Folder of pictures
-    settings: dict,  # recipe, model, method, prompts
+    settings: dict,  # recipe, model, method (a name, or a dict with the method's options: the `identity` of a call), prompts
 ) -> dict:  # The settings to store: those given, with the prompts that were there before
     "Refuse a folder whose pictures were made in another way."
     path = Path(folder)/'settings.json'
