@@ -123,7 +123,7 @@ def test_every_module_has_a_notebook():
 
 def test_every_papermill_notebook_has_a_toy_run():
     assert set(PAPERMILL) == set(TOY) == set(RESULTS)
-    assert all(RESULTS.values())
+    assert {name for name, files in RESULTS.items() if not files} == {'data_prep/00_fetch.ipynb'}  # nothing to fetch for drawn scenes; tests/test_fetch.py runs it with a server
 
 
 @pytest.mark.parametrize('name', PAPERMILL)
