@@ -10,7 +10,6 @@ GPU_LIMIT := $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
 # glibc hands large buffers back to the system at every step otherwise, which can double the time of a small model
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
-export MPLBACKEND := agg
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -42,8 +41,8 @@ publish: setup  # executed notebooks of a run, cleaned, to be committed
 	$(BIN)/nbdev_clean --fname paper_figures/executed
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lab: setup
 	$(BIN)/nbdev_install_hooks
