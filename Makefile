@@ -1,7 +1,7 @@
 # TokenCompose in notebooks. `make reproduce` runs the miniature paper, `make test` all tests, `make lab` opens JupyterLab.
 PYTHON  ?= python3
 PROFILE ?= quick
-CORES   ?= $(shell nproc 2>/dev/null || echo 2)
+CORES   ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 VENV    := .venv
 BIN     := $(VENV)/bin
 # one trained or sampled model a GPU; without a GPU the cores are the limit
