@@ -193,7 +193,6 @@ def test_other_settings_are_refused(clip, world, tmp_path):
 
 @pytest.fixture(scope='module')
 def zoo_clip():
-    if not (ZOO/'clip'/'model.safetensors').is_file(): pytest.skip('needs tokencompose/zoo/clip: run nbs/pretrain_clip.ipynb')
     return load_clip(ZOO/'clip', 'cpu')
 
 

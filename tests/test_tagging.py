@@ -286,7 +286,6 @@ def test_spacy_tags_with_spans():
 
 @pytest.fixture(scope='module')
 def zoo_tagger():
-    if not (ZOO/'model.safetensors').is_file(): pytest.skip('the zoo has no tagger yet: run nbs/pretrain_tagger.ipynb')
     return FlairTagger(ZOO)
 
 
