@@ -1,4 +1,5 @@
-# The graph of the miniature paper: which notebook makes what from what. `make reproduce` runs it.
+# The graph of the miniature paper: which notebook makes what from what. `make reproduce` runs it; `make reproduce
+# FIGURES=table1` only what one table or figure needs.
 # Every rule is one papermill notebook that resumes by itself, so only a small file that is written last is declared as
 # output: what a killed job had finished stays on disk and is used again.
 import os, shlex, sys
@@ -8,11 +9,28 @@ PROFILE = config.get('profile', 'quick')
 P = get_profile(PROFILE)
 DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
 VARIANTS = ['denoise', 'pixel', 'token', 'tokencompose']
-BENCHMARKS = ['multigen_coco', 'multigen_ade20k']
-METRICS = [*BENCHMARKS, 'grounding']
+RIVALS = ['composable', 'layout', 'structured', 'attend_excite']
+METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')  # of each benchmark
+MULTIGEN = ['multigen_coco', 'multigen_ade20k']
 # "exact" is the full method on the annotations' own masks: what the masks that models found cost
 TRAINED = VARIANTS + ['exact']*('exact' in P.mask_sources)
-RUN_NAMES = ['frozen', *[f'{v}-seed{s}' for v in TRAINED for s in P.seeds]]
+def seeds(*variants): return [f'{v}-seed{s}' for v in variants for s in P.seeds]
+
+# The runs that each table or figure shows, and what it wants of each: scores (a benchmark or grounding), pictures or the model
+FIGURES = {
+    'figure2': {(run, 'results', m) for run in seeds(*({'tokencompose', 'exact'} & {*TRAINED})) for m in [*MULTIGEN, 'grounding']},
+    'table1': {(run, 'results', b) for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')] for b in METRIC},
+    'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS)] for m in [*MULTIGEN, 'grounding']},
+    'figure4': {(run, 'train', None) for run in seeds(*VARIANTS)},
+    'figure5': {(run, 'images', 'multigen_coco') for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')]},
+}
+def made(run, kind, what):
+    "The file that is written last."
+    if kind == 'train': return f'{RUNS}/train/{run}/result.json'
+    return f'{RUNS}/images/{run}/{what}/provenance.json' if kind == 'images' else f'{RUNS}/results/{what}/done-{run}'
+ASKED = str(config.get('figures') or ' '.join(FIGURES)).replace(',', ' ').split()
+unknown = [name for name in ASKED if name not in FIGURES]
+if unknown: raise ValueError(f'FIGURES: {", ".join(unknown)} is not one of {", ".join(FIGURES)}.')
 
 PYTHON = shlex.quote(sys.executable)  # the environment that runs this graph, whether or not it is on the PATH
 NOTEBOOKS = f'{RUNS}/notebooks'
@@ -27,13 +45,16 @@ def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
     return [path for part in ('unet/diffusion_pytorch_model.safetensors', 'model.safetensors') if os.path.isfile(path := f'{folder}/{part}')]
 
-def trained(w): return [] if w.run == 'frozen' else [f'{RUNS}/train/{w.run}/result.json']
-def model_param(w): return '' if w.run == 'frozen' else f'-p model {RUNS}/train/{w.run}/pipeline'
+def trained(w): return [] if w.run in ('frozen', *RIVALS) else [f'{RUNS}/train/{w.run}/result.json']
+def model_param(w):
+    "How a run's pictures are drawn: a rival draws with the frozen model."
+    if w.run in RIVALS: return f'-p method frozen -p rival {w.run}'
+    return f'-p method {w.run}' + (f' -p model {RUNS}/train/{w.run}/pipeline' if trained(w) else '')
 
-wildcard_constraints: run=r'frozen|[a-z]+-seed\d+', benchmark='|'.join(BENCHMARKS), name='|'.join(TRAINED), seed=r'\d+', kind='train|val|exact'
+wildcard_constraints: run='|'.join(['frozen', *RIVALS, r'[a-z]+-seed\d+']), benchmark='|'.join(METRIC), name='|'.join(TRAINED), seed=r'\d+', kind='train|val|exact', figure='|'.join(FIGURES)
 
 rule all:
-    input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ('figure2', 'table2', 'figure4')]
+    input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ASKED]
 
 rule scenes:
     input: 'data_prep/00_scenes.ipynb'
@@ -94,19 +115,20 @@ rule train:
     shell: papermill(NOTEBOOKS + '/train-{wildcards.name}-seed{wildcards.seed}.ipynb', variant='{params.variant}', seed='{wildcards.seed}', data='{params.data}', val_data=f'{DATA}/tokencompose_val', out_dir=f'{RUNS}/train/' + '{wildcards.name}-seed{wildcards.seed}')
 
 rule sample:
-    input: 'nbs/sample.ipynb', trained, weights(P.model)
+    input: 'nbs/sample.ipynb', trained, f'{DATA}/provenance.json', weights(P.model)
     output: f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
     params: model=model_param
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.model}', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
+    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.model}', benchmark='{wildcards.benchmark}')
 
-rule evaluate_multigen:
+rule evaluate:
     input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json', weights(P.judge)
     output: touch(f'{RUNS}/results/' + '{benchmark}/done-{run}')
+    params: metric=lambda w: METRIC[w.benchmark]
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='multigen', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='{params.metric}', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
 
 rule evaluate_grounding:
     input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
@@ -114,12 +136,20 @@ rule evaluate_grounding:
     params: model=model_param
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-grounding.ipynb', '{params.model}', metric='grounding', method='{wildcards.run}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-grounding.ipynb', '{params.model}', metric='grounding')
+
+rule latency:  # with the machine to itself
+    input: 'nbs/latency.ipynb', f'{RUNS}/train/tokencompose-seed{P.seeds[0]}/result.json', weights(P.model)
+    output: touch(f'{RUNS}/results/latency/done')
+    threads: workflow.cores
+    resources: gpu=1
+    shell: papermill(f'{NOTEBOOKS}/latency.ipynb')
 
 rule paper_figure:
     input:
         'paper_figures/{figure}.ipynb',
-        [f'{RUNS}/results/{m}/done-{r}' for m in METRICS for r in RUN_NAMES]
+        lambda w: sorted(made(*wanted) for wanted in FIGURES[w.figure]),
+        lambda w: [f'{RUNS}/results/latency/done']*(w.figure == 'table1')
     output: f'{RUNS}/paper_figures/' + '{figure}.ipynb'
     threads: 1
     shell: papermill('{output[0]}')

@@ -11,14 +11,17 @@ from conftest import ROOT
 from tokencompose.profiles import get_profile
 
 
-def dry_run(profile):
+FIGURES = 'figure2 table2 figure4'  # what `make reproduce` makes at quick
+
+
+def dry_run(profile, figures=FIGURES, check=True):
     "What the graph would run from nothing."
-    command = [sys.executable, '-m', 'snakemake', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, '-m', 'snakemake', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}', f'figures={figures}']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check)
     return done.stdout + done.stderr
 
 
-def planned(profile): return [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', dry_run(profile))]
+def planned(profile, figures=FIGURES): return [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', dry_run(profile, figures))]
 
 
 def parsed(line):
@@ -65,3 +68,33 @@ def test_a_model_is_used_from_where_training_leaves_it(quick):
         if notebook in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb') and given['method'] != 'frozen' and given.get('metric') != 'multigen':
             assert given['model'] == f'runs/quick/train/{given["method"]}/pipeline'
         elif given.get('method') == 'frozen': assert 'model' not in given
+
+
+@pytest.fixture(scope='module')
+def table1(): return planned('quick', 'table1 figure5')
+
+
+def test_every_method_of_table_1_is_drawn_and_judged_on_every_benchmark_once(table1):
+    seeds = get_profile('quick').seeds
+    rivals = {'composable', 'layout', 'structured', 'attend_excite'}
+    runs = {'frozen', *rivals, *(f'{v}-seed{s}' for v in ('denoise', 'tokencompose') for s in seeds)}
+    metric = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')
+    drawn = [(g.get('rival', g['method']), g['benchmark']) for n, _, g in table1 if n == 'nbs/sample.ipynb']
+    judged = [(g['method'], g['benchmark'], g['metric']) for n, _, g in table1 if n == 'nbs/evaluate.ipynb']
+    assert sorted(drawn) == sorted((r, b) for r in runs for b in metric)
+    assert sorted(judged) == sorted((r, b, m) for r in runs for b, m in metric.items())
+    assert {g['method'] for n, _, g in table1 if 'rival' in g} == {'frozen'} and not [g for _, _, g in table1 if 'rival' in g and 'model' in g]
+    assert [n for n, *_ in table1].count('nbs/latency.ipynb') == 1
+    assert sorted(g['variant'] for n, _, g in table1 if n == 'nbs/train.ipynb') == sorted(v for v in ('denoise', 'tokencompose') for _ in seeds)
+
+
+def test_table_1_commands_fit_their_notebooks(table1): test_every_command_fits_its_notebook(table1)
+
+
+def test_without_a_choice_everything_is_made():
+    made = {output.split('/')[-1] for notebook, output, _ in planned('quick', '') if notebook.startswith('paper_figures/')}
+    assert made == {path.name for path in (ROOT/'paper_figures').glob('*.ipynb')}
+
+
+def test_an_unknown_figure_is_refused():
+    assert 'FIGURES: table9 is not one of figure2, ' in dry_run('quick', 'table2 table9', check=False)

@@ -85,7 +85,9 @@ TOY = {
     'nbs/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
     'nbs/pretrain_sam.ipynb': dict(steps=2, batch_size=2, test_scenes=8, zoo='{empty}/sam'),
     'paper_figures/figure2.ipynb': dict(profile='mini', data='{prepared}', pictures=2, runs='{empty}', real='nowhere.jsonl'),
+    'paper_figures/table1.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
+    'paper_figures/figure5.ipynb': dict(profile='mini', runs='{runs}', columns=2),
     'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
 }
 # Files below out_dir that must be there afterwards, not empty.
@@ -110,6 +112,8 @@ RESULTS = {
     'nbs/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
     'nbs/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
+    'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1_difference.md'],
+    'paper_figures/figure5.ipynb': ['figure5.png'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
 }
@@ -126,6 +130,7 @@ INPUTS = {
     'pipeline': write_pipeline,
     'judge': save_judge,
     'pictures': write_pictures,
+    'runs': lambda folder: write_pictures(folder/'mini'/'images'/'frozen'/'multigen_coco'),
     'empty': lambda folder: folder.mkdir(),
 }
 NEEDS = {'dataset': ['scenes'], 'stages': ['scenes']}  # inputs that are made from others

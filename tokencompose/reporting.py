@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT_REPORTED', 'TABLE2_ROWS', 'TABLE2_LAYER_ROWS',
-           'MG_COLUMNS', 'paper_numbers', 'Metric', 'metric_info', 'result_path', 'check_result', 'save_result',
-           'load_results', 'pooled', 'format_value', 'format_seconds', 'compare_frame', 'column_label', 'table2_frame',
-           'difference_frame', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
+           'MG_COLUMNS', 'TABLE1_ROWS', 'paper_numbers', 'Metric', 'metric_info', 'result_path', 'check_result',
+           'save_result', 'load_results', 'pooled', 'format_value', 'format_seconds', 'compare_frame', 'column_label',
+           'table2_frame', 'table1_columns', 'table1_frame', 'difference_frame', 'to_markdown', 'to_csv', 'to_style',
+           'caption_of', 'save_table', 'publish']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
 import json, math, numbers
@@ -269,6 +270,7 @@ def compare_frame(
     rows: list,  # Method keys, in order
     columns: list,  # (metric, name) pairs, in order
     table: int,  # The paper's table
+    paper_columns: list = None,  # The same for the paper's group where it measured something else; `columns` when None
     labels: dict = None,  # Method key -> text of the row, over `METHODS`
     profile: str = None,  # Label of our group; needed only where there are no results
     cost: bool = True,  # Show what our numbers cost
@@ -281,7 +283,7 @@ def compare_frame(
     paper = {}
     for number in (*reversed(fill_from), table): paper |= _paper_rows(number)
     cells = {}
-    for metric, name in columns:
+    for metric, name in paper_columns or columns:
         cells[PAPER_LABELS[table], column_label(metric, name)] = [_paper_cell(paper.get((m, metric, name))) for m in rows]
     for metric, name in columns:
         cells[profile, column_label(metric, name)] = [_own_cell(ours.get((m, metric, name)), metric) for m in rows]
@@ -340,6 +342,29 @@ def table2_frame(
 ) -> pd.DataFrame:
     "Table 2: which loss does what. The frozen row and the full model's MG2 are printed in Table 1."
     return compare_frame(results, rows or TABLE2_ROWS, columns or MG_COLUMNS, 2, fill_from=(1,), **kwargs)
+
+# %% ../nbs/50_reporting.ipynb #a5d49498
+TABLE1_ROWS = ['frozen', 'composable', 'layout', 'structured', 'attend_excite', 'denoise', 'tokencompose']
+
+def table1_columns(
+    extractor: str = 'inception',  # Features of the Fréchet distance: inception or clip
+) -> list:  # (metric, name) pairs
+    "Object accuracy, MG2 to MG5 on both lists, distance to real pictures, and latency."
+    distances = {'inception': [('fid_coco', 'FID'), ('fid_flickr', 'FID')], 'clip': [('frechet_coco', 'FD'), ('frechet_flickr30k', 'FD')]}
+    if extractor not in distances: raise ValueError(f'extractor: {extractor!r} is not one of {", ".join(distances)}.')
+    return [('visor', 'OA'), *MG_COLUMNS, *distances[extractor], ('latency', 'seconds')]
+
+def table1_frame(
+    results: list,  # From `load_results`
+    extractor: str = 'inception',  # As in `table1_columns`
+    rows: list = None,  # Method keys; None for all methods
+    **kwargs,  # Passed to `compare_frame`
+) -> pd.DataFrame:
+    "Table 1: the methods against each other. The control's scores are those that the paper prints in its Table 2."
+    labels = dict(denoise='denoising loss only (control)', tokencompose='TokenCompose')
+    paper = [*table1_columns('inception')[:-1], ('latency', 'seconds')]
+    ours = [*table1_columns(extractor), ('latency', 'ratio')]
+    return compare_frame(results, rows or TABLE1_ROWS, ours, 1, paper, fill_from=(2,), labels=labels, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #671145bb
 def difference_frame(
