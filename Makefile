@@ -44,7 +44,7 @@ publish: setup  # executed notebooks of a run, cleaned, to be committed
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/pytest
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lab: setup
 	$(BIN)/nbdev_install_hooks
