@@ -88,7 +88,7 @@ MINI = Profile(
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3, layers=('mid_4', 'up_8', 'up_16'),
     mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
     inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50,
-    visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=200, flickr_captions=200, extractor='clip', inception='', latency_rounds=20)
+    visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip', inception='', latency_rounds=20)
 
 QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=240, seeds=(0,), mask_sources=('automatic',), checkpoint_every=120, sample_every=120, prompts=48, rounds=2,
     visor_prompts=60, visor_rounds=1, coco_captions=100, flickr_captions=100, latency_rounds=10)
