@@ -14,6 +14,8 @@ from tokencompose.core import read_jsonl, write_jsonl
 from tokencompose.data import fetch as module
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.fetch import LOCK, FetchError, Source, archive_source, download, fetch, fetch_annotations, fetch_photos, vsr_sources
+from tokencompose.metrics.benchmarks import benchmark_prompts, for_benchmark
+from tokencompose.profiles import SD14
 
 NOTEBOOK = 'data_prep/00_fetch.ipynb'
 ZIP, PHOTO = 'annotations/annotations_trainval2017.zip', 'train2017/000000000025.jpg'
@@ -343,6 +345,28 @@ def test_the_notebook_fetches(server, tmp_path):
 def test_the_notebook_with_the_authors_list(server, tmp_path):
     run(NOTEBOOK, tmp_path, **given(server, image_list=str(server.folder/'authors/metadata.jsonl'), profile='sd21'))
     assert len(read_jsonl(tmp_path/'out/vsr/train.jsonl')) == 6 and not (tmp_path/'out/vsr/random').exists()
+
+
+def test_the_notebook_fetches_what_fid_compares_with(server, tmp_path):
+    "On top of an earlier run, over a line that breaks: then the captions of the benchmark find their pictures, and before they do not."
+    fid, photos = for_benchmark(SD14, 'coco_captions', 4), lambda: {p.name for p in (tmp_path/'out/val2017').iterdir()}
+    run(NOTEBOOK, tmp_path, **given(server, val_images=1))
+    assert photos() == {'000000000148.jpg'}
+    with pytest.raises(FileNotFoundError, match='2 of the 2 reference pictures are missing'): benchmark_prompts('coco_captions', fid, tmp_path/'out')
+    held_out, licences = (tmp_path/'out/vsr/val.jsonl').read_bytes(), (tmp_path/'out/LICENCES.md').read_text()
+    server.requests.clear()
+    server.trouble['val2017/000000000164.jpg'] = [('cut', 700)]
+    run(NOTEBOOK, tmp_path, **given(server, val_images=1, coco_captions=4))
+    rows = benchmark_prompts('coco_captions', fid, tmp_path/'out')
+    assert photos() == {row['image'] for row in rows} | {'000000000148.jpg'} and len(rows) == 4
+    assert sorted(server.requests) == [('val2017/000000000164.jpg', None), ('val2017/000000000164.jpg', 'bytes=512-'), ('val2017/000000000180.jpg', None)]
+    assert {row['path'] for row in read_jsonl(tmp_path/'out'/LOCK)} >= {f'val2017/{name}' for name in photos()}
+    assert (tmp_path/'out/vsr/val.jsonl').read_bytes() == held_out and (tmp_path/'out/LICENCES.md').read_text() != licences
+    (tmp_path/'out/val2017/000000000180.jpg').write_bytes(b'x')
+    server.requests.clear()
+    run(NOTEBOOK, tmp_path, **given(server, val_images=1, coco_captions=4))
+    assert server.requests == [('val2017/000000000180.jpg', None)], 'only the damaged one comes again'
+    with pytest.raises(ValueError, match='has 15 captions, 10000 were asked for'): run(NOTEBOOK, tmp_path, **given(server, val_images=1, coco_captions=-1))
 
 
 def test_nothing_is_fetched_for_drawn_scenes(server, tmp_path, capsys):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RELATIONS', 'object_concepts', 'grid_boxes', 'object_boxes', 'object_tokens', 'parse_spans', 'chunk_spans',
-           'object_spans', 'Inputs', 'make_inputs', 'row_inputs', 'read_changes', 'all_inputs', 'save_inputs']
+           'object_spans', 'phrase_inputs', 'Inputs', 'make_inputs', 'row_inputs', 'read_changes', 'all_inputs',
+           'save_inputs']
 
 # %% ../../nbs/41a_baselines.inputs.ipynb #b504f7d7
 import dataclasses, json, re
@@ -145,6 +146,19 @@ def _article(text, start: int) -> int:
     lead = re.search(r"\b(an?|the|one|two|three|four|five|some|his|her|its|their)\s+((?!(?:and|or|of|in|on|with|next|to|near|by|at|under|above|below|behind|is|are|a|an|the)\b)[\w'-]+\s+)*$", text[:start], re.I)
     return lead.start() if lead else start
 
+# %% ../../nbs/41a_baselines.inputs.ipynb #4a368b03
+def phrase_inputs(
+    row: dict,  # `text`, `size` (height, width) in pixels and `phrases`, as from `metrics.fid.flickr_captions`
+    tokenizer,  # Of the text encoder
+) -> dict:  # objects, concepts, boxes, token_ids and spans, as in `Inputs`
+    "What a sentence with marked phrases says itself."
+    text, (height, width) = row['text'], row['size']
+    seen = [p for p in row['phrases'] if p['boxes']] or [dict(words=text, start=0, end=len(text), boxes=[[0, 0, width - 1, height - 1]])]
+    names, spans = [p['words'] for p in seen], [(p['start'], p['end']) for p in row['phrases']]
+    tokens = [record.token_ids for record in align_nouns(text, names, tokenizer, spans=[(p['start'], p['end']) for p in seen])]
+    boxes = [[(x0/width, y0/height, (x1 + 1)/width, (y1 + 1)/height) for x0, y0, x1, y1 in p['boxes']] for p in seen]  # the last pixel belongs to a box
+    return dict(objects=names, concepts=names, boxes=boxes, token_ids=tokens, spans=[(a, b) for a, b in spans if ' ' in text[a:b]])
+
 # %% ../../nbs/41a_baselines.inputs.ipynb #28523cac
 @dataclass(frozen=True)
 class Inputs(Settings):
@@ -209,14 +223,16 @@ def make_inputs(
     return Inputs.from_params(dict(text=text, unique_id=str(unique_id), objects=objects, **filled, **given))
 
 def row_inputs(
-    row: dict,  # Prompt in MultiGen's form, or with the keys `text` and `objects`
+    row: dict,  # Prompt in MultiGen's or VISOR's form, sentence with `phrases`, or with the keys `text` and `objects`
     tokenizer,
     seed: int = 0,
     **given,  # As in `make_inputs`
 ) -> Inputs:
     "Inputs for a row of a prompt file."
+    if 'phrases' in row and 'objects' not in given: given = phrase_inputs(row, tokenizer) | given
     objects = given.pop('objects', None) or (row['objects'] if 'objects' in row else prompt_classes(row) if 'num_objects' in row else [])
-    return make_inputs(row['text'], objects, tokenizer, row.get('unique_id', ''), seed, row.get('relation', ''), **given)
+    relation = row.get('relation', row.get('rel_type', ''))  # VISOR's own key is the second
+    return make_inputs(row['text'], objects, tokenizer, row.get('unique_id', ''), seed, relation, **given)
 
 # %% ../../nbs/41a_baselines.inputs.ipynb #7d526dac
 def read_changes(

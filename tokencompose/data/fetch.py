@@ -338,17 +338,17 @@ def fetch_photos(
     val_images: int,  # Photos of val2017
     base: str = COCO_URL,  # See `photo_sources`
     max_missing: float = .01,  # Share of the photos that may be lost
+    references: list = (),  # File names of more photos of val2017, for no list: those that drawn pictures are compared with
     **options,  # See `fetch`
 ) -> dict:  # As `fetch` returns it, and how many photos belong to which part
     "The photos, the lists of those that are there, and their licences."
     folder, (names, elsewhere) = Path(folder), listed_photos(image_list)
-    sources = dict(train=photo_sources(folder, 'train2017', names, base=base), val=photo_sources(folder, 'val2017', count=val_images, base=base))
-    result = fetch(folder, sources['train'] + sources['val'], 'photos', max_missing=max_missing, **options)
-    gone, licences = {row['path'] for row in result['missing']}, Counter()
-    for name, part in sources.items():
-        there = [s for s in part if s.path not in gone]
-        write_jsonl(folder/'vsr'/f'{name}.jsonl', [dict(image=Path(s.path).name, image_link=s.path) for s in there])
-        licences.update(s.licence for s in there)
+    sources = dict(train=photo_sources(folder, 'train2017', names, base=base), val=photo_sources(folder, 'val2017', count=val_images, base=base), references=photo_sources(folder, 'val2017', sorted(set(references)), base=base))
+    everything = list({s.path: s for part in sources.values() for s in part}.values())  # a held-out photo may be a reference too
+    result = fetch(folder, everything, 'photos', max_missing=max_missing, **options)
+    gone = {row['path'] for row in result['missing']}
+    for name in ('train', 'val'): write_jsonl(folder/'vsr'/f'{name}.jsonl', [dict(image=Path(s.path).name, image_link=s.path) for s in sources[name] if s.path not in gone])
+    licences = Counter(s.licence for s in everything if s.path not in gone)
     write_jsonl(folder/'missing.jsonl', result['missing'])
     write_text(folder/'LICENCES.md', _LICENCES + ''.join(f'| {name} | {n} |\n' for name, n in sorted(licences.items())))
-    return result | dict(train=len(sources['train']), val=len(sources['val']), listed_in_another_split=elsewhere)
+    return result | {name: len(part) for name, part in sources.items()} | dict(listed_in_another_split=elsewhere)

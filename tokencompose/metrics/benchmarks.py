@@ -80,7 +80,7 @@ def benchmark_prompts(
 
 def _check_references(rows, folder):
     lost = sorted({row['image'] for row in rows if not (folder/row['image']).is_file()})
-    if lost: raise FileNotFoundError(f'{len(lost)} of the {len({row["image"] for row in rows})} reference pictures are missing in {folder}, the first is {lost[0]}: put the whole validation set there, or ask for fewer prompts.')
+    if lost: raise FileNotFoundError(f'{len(lost)} of the {len({row["image"] for row in rows})} reference pictures are missing in {folder}, the first is {lost[0]}: put the whole validation set there (data_prep/00_fetch.ipynb brings those of COCO with coco_captions and says where those of Flickr30K go), or ask for fewer prompts.')
 
 def read_benchmark(
     benchmark: str,
