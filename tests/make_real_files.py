@@ -6,6 +6,7 @@
     annotations/annotations_trainval2017.zip                the same files as COCO packs them, with key points as a file nobody wants
     vsr/{train,dev,test}.jsonl                              statements; the training list names images of both splits
     authors/metadata.jsonl, authors/seg/                    rows and masks as the authors published them
+`write_flickr_like(folder, n)` writes Flickr30K Entities, which no server gives out.
 So a server of this folder stands for COCO's (`coco_url` is its address) and for VSR's (`vsr_url` is its address + "/vsr"), and
 the folder itself is one that `read_coco` reads.
 """
@@ -115,6 +116,26 @@ def write_coco_like(folder, n=6, val=3, extra=2):
     for name, rows in lists.items(): write_jsonl(folder/'vsr'/f'{name}.jsonl', [statement(*row) for row in rows])
     write_dataset(folder/'authors', [authors_row(i, image) for i, image in enumerate(train[:n])])
     pack(folder)
+    return folder
+
+
+def write_flickr_like(folder, n=2):
+    """Flickr30K Entities and its photos as they are published: flickr30k-images/, Sentences/, Annotations/, val.txt.
+
+    Of every sentence, the first two phrases have a box, the third is the whole scene; the last picture has no box at all.
+    """
+    folder, names = Path(folder), [1007129816 + i for i in range(n)]
+    for part in ('flickr30k-images', 'Sentences', 'Annotations'): (folder/part).mkdir(parents=True, exist_ok=True)
+    (folder/'val.txt').write_text(''.join(f'{name}\n' for name in names))
+    for i, name in enumerate(names):
+        (width, height), (first, second), things = SIZES[i % len(SIZES)], PAIRS[i % len(PAIRS)], ''
+        draw(width, height, name).save(folder/'flickr30k-images'/f'{name}.jpg', quality=90)
+        (folder/'Sentences'/f'{name}.txt').write_text(f'[/EN#7/animals A {first}] near [/EN#8/other a {second}] in front of [/EN#9/scene a grey wall] .\n'*5)
+        for chain, kind in ((7, 0), (8, 1)):
+            xs, ys = zip(*((int(x), int(y)) for x, y in points(kind, width, height)))
+            box = f'<bndbox><xmin>{min(xs)}</xmin><ymin>{min(ys)}</ymin><xmax>{max(xs)}</xmax><ymax>{max(ys)}</ymax></bndbox>'
+            things += f'<object><name>{chain}</name>{box if i < n - 1 else "<scene>0</scene><nobndbox>1</nobndbox>"}</object>'
+        (folder/'Annotations'/f'{name}.xml').write_text(f'<annotation><filename>{name}.jpg</filename><size><width>{width}</width><height>{height}</height><depth>3</depth></size>{things}<object><name>9</name><scene>1</scene><nobndbox>0</nobndbox></object></annotation>')
     return folder
 
 

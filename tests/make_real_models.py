@@ -68,6 +68,30 @@ def tiny_sam(folder):
     write_json(folder/'sam_vit_h_4b8939.json', sizes.to_dict())
 
 
+def tiny_owlvit(tokenizer, folder):
+    """OWL-ViT as google/owlvit-base-patch32 is laid out: 768 pixels in patches of 32, texts of 16 tokens, the preprocessing in the old form. `tokenizer` is CLIP's, as the fast class."""
+    from tokencompose.core import write_json
+    from transformers import OwlViTConfig, OwlViTForObjectDetection
+    small = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    text = dict(vocab_size=len(tokenizer), max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    OwlViTForObjectDetection(OwlViTConfig(text_config=text | small, vision_config=dict(image_size=768, patch_size=32) | small, projection_dim=32)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder/'preprocessor_config.json', dict(feature_extractor_type='OwlViTFeatureExtractor', size=[768, 768], crop_size=768, do_resize=True, do_center_crop=False, do_normalize=True, resample=3,
+                                                       image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711]))
+
+
+def write_inception(path):
+    """FID's network in the published file's layout, filled at random in a way that keeps signals alive."""
+    from tokencompose.metrics.fid import new_inception
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = new_inception()
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.Conv2d): torch.nn.init.kaiming_normal_(layer.weight)
+    torch.save(net.state_dict(), path)
+    return path
+
+
 def write_models(folder, tokenizers):
     """Every model of the profiles sd14 and sd21 in `folder`; `tokenizers` are CLIP's for each kind, as the slow class."""
     with torch.random.fork_rng():

@@ -1,16 +1,21 @@
-"""The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
+"""The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, and every method and metric of Table 1 at sd14; every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
 import papermill as pm
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import ROOT
-from make_real_files import FileServer, write_coco_like
-from make_real_models import write_models
+from make_real_files import FileServer, write_coco_like, write_flickr_like
+from make_real_models import tiny_owlvit, write_inception, write_models
+from PIL import Image
 from test_bad_input import HereEngine  # noqa: F401  (registers the engine "here")
 from test_detection import save_judge
 from test_fetch import given
 
-from tokencompose.core import read_json, read_jsonl
+from tokencompose.baselines import attend_excite, layout
+from tokencompose.core import file_sha256, read_json, read_jsonl
 from tokencompose.data.dataset import read_rows
+from tokencompose.metrics import fid
+from tokencompose.profiles import PROFILES, SD14
+from tokencompose.reporting import load_results
 
 
 PRECISION = dict(sd14='bf16', sd21='no')  # the profile's own once; on a CPU it is the slow one
@@ -23,7 +28,8 @@ def files(tmp_path_factory, clip_files):
     pads = dict(sd14='<|endoftext|>', sd21='!')  # id 49407 and id 0, as the two models have them
     write_models(folder/'weights', {kind: CLIPTokenizer(*clip_files, model_max_length=77, pad_token=pad) for kind, pad in pads.items()})
     save_judge(folder/'weights'/'owlv2', tokenizer=CLIPTokenizerFast(*clip_files, model_max_length=16, pad_token='!'))
-    write_coco_like(folder/'remote', n=3, val=1, extra=0)
+    tiny_owlvit(CLIPTokenizerFast(*clip_files, model_max_length=16, pad_token='!'), folder/'weights'/'owlvit')
+    write_coco_like(folder/'remote', n=3, val=3, extra=0)
     return folder
 
 
@@ -51,3 +57,48 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     step('nbs/sample.ipynb', model=out/'train'/'pipeline', prompts=1, rounds=1, inference_steps=1, out_dir=out/'images')
     step('nbs/evaluate.ipynb', images=out/'images', judge=weights/'owlv2', rounds=1, out_dir=out/'results')
     assert read_json(out/'results'/'multigen_coco'/'frozen.json')['n']['images'] == 1
+
+
+# Table 1, row by row: what is drawn for each method, one picture a prompt. The paper has no COCO distance of the methods that want boxes or tokens.
+DRAWN = {'frozen': ('multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions', 'flickr30k'), 'composable': ('multigen_coco', 'flickr30k'), 'layout': ('multigen_coco', 'visor', 'flickr30k'),
+         'structured': ('multigen_coco', 'coco_captions'), 'attend_excite': ('multigen_coco', 'flickr30k')}
+SHORT = dict(layout=dict(max_iter=1, loss_scale=3e4), attend_excite=dict(max_refinement_steps=1))  # a random model attends to everything alike
+
+
+def test_table_1_dry_run(files, tmp_path, monkeypatch):
+    "The four rivals, both MultiGen lists, VISOR by its own judge, FID by Inception and latency at sd14, with the profile's own models."
+    weights, coco, runs = files/'weights', tmp_path/'coco', tmp_path/'runs'
+    inception, maps = write_inception(tmp_path/'inception.pth'), {}
+    paper = SD14.replace(model=f'{weights}/sd14', judge=f'{weights}/owlv2', visor_judge=f'{weights}/owlvit', inception=str(inception), revision='', judge_revision='', visor_judge_revision='')
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    monkeypatch.setitem(PROFILES, 'sd14', paper)
+    monkeypatch.setattr(fid.Inception.__init__, '__defaults__', ('', file_sha256(inception)))  # random weights instead of the ones that FID is defined by
+    strengths, losses = attend_excite.token_strengths, layout.layout_losses
+    monkeypatch.setattr(attend_excite, 'token_strengths', lambda seen, size, *args: (maps.setdefault('attend_excite', (size, len(seen))), strengths(seen, size, *args))[1])
+    monkeypatch.setattr(layout, 'layout_losses', lambda seen, *args: (maps.setdefault('layout', [m.shape[2] for m in seen]), losses(seen, *args))[1])
+    def step(name, **params): run(name, tmp_path/'executed.ipynb', **dict(profile='sd14') | params)
+    with FileServer(files/'remote') as server: step('data_prep/00_fetch.ipynb', **given(server, val_images=1, coco_captions=2), out_dir=coco)
+    write_flickr_like(coco/'flickr30k', n=2)
+
+    for method, benchmarks in DRAWN.items():
+        rival = dict(rival=method, rival_options=SHORT.get(method, {})) if method != 'frozen' else {}
+        for benchmark in benchmarks:
+            step('nbs/sample.ipynb', **rival, benchmark=benchmark, data=coco, prompts=2 if benchmark in ('coco_captions', 'flickr30k') else 1, rounds=1, inference_steps=1, out_dir=tmp_path/method/benchmark)
+            drawn, plain = ({path.name: path.read_bytes() for path in (tmp_path/m/benchmark).glob('*.png')} for m in (method, 'frozen'))
+            assert drawn.keys() == plain.keys() and (not rival or drawn != plain), (method, benchmark)
+        if rival: assert read_json(tmp_path/method/'multigen_coco'/'settings.json')['method']['method'] == method
+    assert Image.open(next((tmp_path/'layout'/'visor').glob('*.png'))).size == (512, 512)
+    assert maps == dict(attend_excite=((16, 16), 5), layout=[8*8, 16*16, 16*16, 16*16]), 'the layers that the two methods are published with'
+
+    def scored(metric, method, benchmark, **params): step('nbs/evaluate.ipynb', metric=metric, method=method, benchmark=benchmark, images=tmp_path/method/benchmark, out_dir=runs/'sd14'/'results', **params)
+    scored('multigen', 'attend_excite', 'multigen_coco', rounds=1)
+    scored('multigen', 'frozen', 'multigen_ade20k', rounds=1)
+    scored('visor', 'layout', 'visor', rounds=1)
+    scored('fid', 'frozen', 'coco_captions', references=coco/'val2017')
+    scored('fid', 'composable', 'flickr30k', references=coco/'flickr30k'/'flickr30k-images')
+    step('nbs/latency.ipynb', rivals=['composable', 'structured'], models=dict(tokencompose=f'{weights}/sd14'), repeats=2, warm_up=0, inference_steps=1, out_dir=runs/'sd14'/'results')
+    found = {(r['metric'], r['method']): r for r in load_results('sd14', str(runs))}
+    assert {('multigen_coco', 'attend_excite'), ('multigen_ade20k', 'frozen'), ('visor', 'layout'), ('fid_coco', 'frozen'), ('fid_flickr', 'composable'), ('latency', 'frozen'), ('latency', 'tokencompose')} <= set(found)
+    assert 'owlvit' in found['visor', 'layout']['judge'] and set(found['visor', 'layout']['values']) >= {'OA', 'uncond'}
+    assert all(found[key]['values']['FID'] > 0 and found[key]['judge'].startswith('Inception 2015') for key in (('fid_coco', 'frozen'), ('fid_flickr', 'composable')))
+    assert found['fid_coco', 'frozen']['notes']['reference_preparation'].startswith('shorter side to 512')

@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from make_real_models import write_inception
 from scipy.linalg import sqrtm
 from test_bad_input import run
 from test_toy_runs import write_pipeline
 from tokencompose.core import file_sha256, read_json, repo_root, write_json
 from tokencompose.data.world import write_world
 from tokencompose.metrics import fid
-from tokencompose.metrics.fid import ClipImages, coco_captions, distance_of, extract, flickr_captions, frechet_distance, frechet_interval, frechet_result, Inception, kernel_distance, Moments, new_inception, read_captions
+from tokencompose.metrics.fid import ClipImages, coco_captions, distance_of, extract, flickr_captions, frechet_distance, frechet_interval, frechet_result, Inception, kernel_distance, Moments, read_captions
 from tokencompose.reporting import load_results
 
 SAMPLE, EVALUATE = 'nbs/sample.ipynb', 'nbs/evaluate.ipynb'
@@ -78,15 +79,7 @@ def test_intervals_hold_what_they_promise():
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    "A file of the published file's layout, filled at random in a way that keeps signals alive."
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = new_inception()
-        for layer in net.modules():
-            if isinstance(layer, torch.nn.Conv2d): torch.nn.init.kaiming_normal_(layer.weight)
-    path = tmp_path_factory.mktemp('weights')/'inception.pth'
-    torch.save(net.state_dict(), path)
-    return path
+    return write_inception(tmp_path_factory.mktemp('weights')/'inception.pth')
 
 
 def test_inception_features(weights):
