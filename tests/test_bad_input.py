@@ -57,7 +57,7 @@ def test_an_unknown_parameter_stops_a_real_kernel(tmp_path):
 @pytest.mark.parametrize('name', [SCENES, BUILD])
 @pytest.mark.parametrize('params, error, sentence', [
     (dict(profil='quick'), ValueError, "Unknown parameter 'profil', did you mean 'profile'"),
-    (dict(profile='midi'), ValueError, "Unknown profile 'midi': choose mini, quick, sd14, sd21."),
+    (dict(profile='midi'), ValueError, "Unknown profile 'midi': choose mini, quick, mini_v, sd14, sd21."),
     (dict(profile=1), TypeError, 'Parameter profile: expected str, got 1 '),
     (dict(seed='3'), TypeError, "Parameter seed: expected int, got '3'."),
     (dict(seed=True), TypeError, 'Parameter seed: expected int, got True.'),

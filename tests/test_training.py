@@ -5,12 +5,19 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
+from PIL import Image
 
-from tokencompose.core import file_sha256
+from tokencompose.core import file_sha256, keyed_generator, SampleOrder
 from tokencompose.data.coco import build_dataset, read_coco
+from tokencompose.data.dataset import GroundingDataset
 from tokencompose.data.world import write_world
-from tokencompose.models import tiny_pipeline
+from tokencompose.metrics.probe import probe
+from tokencompose.models import load_pipeline, tiny_pipeline
+from tokencompose.profiles import get_profile
+from tokencompose.sampling import sample_images
+from tokencompose.training import config_for, train
 
 KILL_AT_STEP = """
 import tokencompose.training as training
@@ -63,3 +70,37 @@ def test_killed_runs_end_like_one_left_alone(place, tmp_path):
     assert not list((tmp_path/'killed'/'checkpoints').glob('.tmp-*'))
     rows = [[{k: v for k, v in json.loads(line).items() if k != 'samples_per_second'} for line in (tmp_path/run/'metrics.jsonl').open()] for run in ('whole', 'killed')]
     assert rows[0] == rows[1], 'the log has every step once'
+
+
+def test_second_kind_of_base_model(tmp_path):
+    "v-prediction with maps of 20, 10 and 5, other head counts and another padding: trained with the profile's own layers, probed and drawn from."
+    write_world(tmp_path/'scenes', train=4, val=1, size=80)
+    build_dataset(tmp_path/'data', read_coco(tmp_path/'scenes', 'train2017'))
+    tiny_pipeline(['a photo of a cat, a dog and a car.']*3, 0, 'v_prediction', 20, (1, 2, 4), True, '!').save_pretrained(tmp_path/'model')
+    config = config_for(get_profile('mini_v'), model=str(tmp_path/'model'), data=str(tmp_path/'data'), images=str(tmp_path/'scenes'/'train2017'), out_dir=str(tmp_path/'run'),
+                        steps=2, batch_size=2, log_every=1, token_loss_scale=1e-2, pixel_loss_scale=1e-3)
+    assert train(config)['step'] == 2
+    first, second = (json.loads(line) for line in (tmp_path/'run'/'metrics.jsonl').open())
+    assert {name.split('/')[1] for name in first if name.startswith('token_loss/')} == {'mid_5', 'up_10', 'up_20'}
+    before, pipe = load_pipeline(str(tmp_path/'model'), device='cpu'), load_pipeline(str(tmp_path/'run'/'pipeline'), device='cpu')
+    assert pipe.scheduler.config.prediction_type == 'v_prediction'
+
+    # The logged denoising loss of the first step, from the definition of v and the same draws
+    data = GroundingDataset(tmp_path/'data', tmp_path/'scenes'/'train2017', before.tokenizer, 80)
+    alphas = (1 - torch.linspace(.00085**.5, .012**.5, 1000, dtype=torch.float64)**2).cumprod(0).float()
+    losses = []
+    for place in range(2):
+        item, generator = data[SampleOrder(len(data), 0)[place]], keyed_generator(0, 'sample', place)
+        (posterior, noise), t = torch.randn(2, 4, 20, 20, generator=generator), torch.randint(1000, (), generator=generator)
+        with torch.no_grad():
+            latents = before.vae.encode(item['pixel_values'][None]).latent_dist
+            latents = (latents.mean + latents.std*posterior)*before.vae.config.scaling_factor
+            a, s = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+            said = before.unet(a*latents + s*noise, t, before.text_encoder(item['input_ids'][None])[0]).sample
+        losses.append((said - (a*noise - s*latents)).square().mean().item())
+    assert first['denoise_loss'] == pytest.approx(sum(losses)/2, rel=1e-3)
+
+    result = probe(pipe, data)
+    assert set(result['images']) == {f'{i:012d}' for i in range(4)} and all(torch.isfinite(torch.as_tensor(v)).all() for v in result['scores'].values())
+    sample_images(pipe, ['a cat'], 1, tmp_path/'pictures', inference_steps=2)
+    assert Image.open(tmp_path/'pictures'/'0_0.png').size == (80, 80)

@@ -78,6 +78,7 @@ def build_tokenizer(
     texts,  # Sentences to learn the merges from
     merges: int = 420,  # Number of merges; few, so that some nouns are split as in real captions
     max_length: int = 40,  # Text positions, start and end token included
+    pad_token: str = '<|endoftext|>',  # Fills the rest of the text positions; "!", the first letter, in Stable Diffusion 2
 ) -> CLIPTokenizerFast:
     "A tokenizer of CLIP's kind (lower case, byte-level BPE, end-of-word marks), learned from the world's captions."
     from tokenizers import trainers
@@ -96,14 +97,14 @@ def build_tokenizer(
     pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(' ')) for m in learned]
     vocabulary = [*letters, *(l + '</w>' for l in letters), *(''.join(p) for p in pairs), '<|startoftext|>', '<|endoftext|>']
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
-    return _clip_tokenizer(vocabulary, pairs, max_length)
+    return _clip_tokenizer(vocabulary, pairs, max_length, pad_token)
 
-def _clip_tokenizer(vocabulary, merges, max_length):
+def _clip_tokenizer(vocabulary, merges, max_length, pad_token='<|endoftext|>'):
     import json, tempfile
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'vocab.json').write_text(json.dumps(vocabulary, ensure_ascii=False), encoding='utf-8')
         Path(folder, 'merges.txt').write_text('#version: 0.2\n' + '\n'.join(' '.join(m) for m in merges) + '\n', encoding='utf-8')
-        return CLIPTokenizerFast(f'{folder}/vocab.json', f'{folder}/merges.txt', model_max_length=max_length)
+        return CLIPTokenizerFast(f'{folder}/vocab.json', f'{folder}/merges.txt', model_max_length=max_length, pad_token=pad_token)
 
 def tokenize(tokenizer, texts: list) -> torch.Tensor:  # (texts, model_max_length), int64
     "Token ids, padded and cut to the tokenizer's length."
@@ -115,16 +116,22 @@ def new_vae() -> AutoencoderKL:
     return AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, sample_size=64, block_out_channels=(16, 32, 64), layers_per_block=1,
         down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, mid_block_add_attention=False)
 
-def new_text_encoder(tokenizer, width: int = 96, layers: int = 3) -> CLIPTextModel:
+def new_text_encoder(tokenizer, width: int = 96, layers: int = 3, heads: int = 4, act: str = 'quick_gelu') -> CLIPTextModel:
     "A small CLIP text encoder for `tokenizer`."
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=4,
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=heads, hidden_act=act,
         max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
 
-def new_unet(cross_attention_dim: int = 96, channels: tuple = (64, 96, 128), heads: tuple = (2, 3, 4)) -> UNet2DConditionModel:
-    "A small U-Net with cross-attention at 16 x 16, 8 x 8 and, in the middle block, 4 x 4."
-    return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
+def new_unet(
+    cross_attention_dim: int = 96,  # Width of the text encoder
+    channels: tuple = (64, 96, 128),  # Of the three levels
+    heads: tuple = (2, 3, 4),  # Of the three levels; diffusers' name for these numbers is attention_head_dim
+    sample_size: int = 16,  # Side of the latents
+    linear_projection: bool = False,  # Into and out of the attention blocks; else 1 x 1 convolutions
+) -> UNet2DConditionModel:
+    "A small U-Net with cross-attention at the full, the half and, in the middle block, the quarter of the latents' side."
+    return UNet2DConditionModel(sample_size=sample_size, in_channels=4, out_channels=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
         down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'), up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'),
-        cross_attention_dim=cross_attention_dim, attention_head_dim=heads)
+        cross_attention_dim=cross_attention_dim, attention_head_dim=heads, use_linear_projection=linear_projection)
 
 def new_scheduler(prediction_type: str = 'epsilon') -> DDIMScheduler:
     "Stable Diffusion's schedule and DDIM settings."
@@ -148,12 +155,16 @@ def tiny_pipeline(
     texts: list = (),  # Sentences for the tokenizer; a few of our own when empty
     seed: int = 0,
     prediction_type: str = 'epsilon',  # or "v_prediction"
-) -> StableDiffusionPipeline:  # 64-pixel images, 16 x 16 latents
+    sample_size: int = 16,  # Side of the latents, a quarter of the pictures'
+    heads: tuple = (2, 2, 2),  # Of the U-Net's three levels
+    linear_projection: bool = False,  # In the U-Net
+    pad_token: str = '<|endoftext|>',
+) -> StableDiffusionPipeline:
     "A random pipeline for tests: nothing learned, everything in its place."
-    tokenizer = build_tokenizer(list(texts) or ['a photo of a cat, a dog and a teddy bear.']*3, merges=100)
+    tokenizer = build_tokenizer(list(texts) or ['a photo of a cat, a dog and a teddy bear.']*3, merges=100, pad_token=pad_token)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = new_unet(32, channels=(16, 32, 32), heads=(2, 2, 2))
+        unet = new_unet(32, channels=(16, 32, 32), heads=heads, sample_size=sample_size, linear_projection=linear_projection)
         return new_pipeline(new_vae(), new_text_encoder(tokenizer, width=32, layers=1), tokenizer, unet, prediction_type)
 
 # %% ../nbs/30_models.ipynb #63ff40ea

@@ -6,9 +6,9 @@
 __all__ = ['OWL_MEAN', 'OWL_STD', 'FitConfig', 'learning_rate', 'fit', 'scene_pool', 'draw_pictures', 'to_unit', 'vae_loss',
            'psnr', 'encode_moments', 'set_scaling_factor', 'CaptionPool', 'diffusion_loss', 'unet_loss_fn', 'new_owlv2',
            'query_ids', 'dense_targets', 'DetectionPool', 'disturb', 'normalize', 'detection_loss', 'owlv2_loss_fn',
-           'owlv2_forward', 'class_scores', 'recall_precision', 'BaseConfig', 'world_tokenizer', 'pretrain_base',
-           'JudgeConfig', 'pretrain_judge', 'judge_scores', 'best_threshold', 'reconstruct', 'save_zoo',
-           'judge_processor']
+           'owlv2_forward', 'class_scores', 'recall_precision', 'BaseConfig', 'world_tokenizer', 'base_vae',
+           'pretrain_base', 'base_exam', 'base_card', 'JudgeConfig', 'pretrain_judge', 'judge_scores', 'best_threshold',
+           'reconstruct', 'save_zoo', 'judge_processor']
 
 # %% ../nbs/32_pretraining.ipynb #af578286
 import copy, math, time
@@ -21,8 +21,12 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from transformers import CLIPTokenizerFast, Owlv2Config, Owlv2ForObjectDetection
 from .core import atomic_path, default_device, file_sha256, keyed_generator, Progress, SampleOrder, Settings
-from .models import build_tokenizer, new_pipeline, new_scheduler, new_text_encoder, new_unet, new_vae, slow_tokenizer, tokenize
+from .models import build_tokenizer, load_pipeline, new_pipeline, new_scheduler, new_text_encoder, new_unet, new_vae, slow_tokenizer, tokenize
 from .data.world import ANY, captions_of, CLASSES, draw_scene, held_out_pairs, render, VSR, WEB
+from .metrics.detection import detect
+from .metrics.multigen import draw_prompts, found_array
+from .sampling import sample_images
+from .stats import bootstrap_interval
 
 # %% ../nbs/32_pretraining.ipynb #56c07b34
 @dataclass(frozen=True)
@@ -298,7 +302,8 @@ def recall_precision(scores: torch.Tensor, present: torch.Tensor, threshold: flo
 # %% ../nbs/32_pretraining.ipynb #5112a4dd
 @dataclass(frozen=True)
 class BaseConfig(Settings):
-    "Recipe of the base model."
+    "Recipe of a base model."
+    vae: str = ''  # Folder of a pipeline whose autoencoder is taken over as it is; a new one is trained when empty
     vae_steps: int = 7000  # Updates of the autoencoder, 32 crops each
     vae_scenes: int = 6000  # Scenes it sees, of any mixture
     word_scenes: int = 4000  # Scenes whose captions the tokenizer learns from
@@ -306,35 +311,61 @@ class BaseConfig(Settings):
     unet_steps: int = 4500  # Updates of U-Net and text encoder
     unet_batch: int = 64
     seed: int = 0
+    # what is made
+    resolution: int = 64  # Side of the pictures in pixels, four times the latents'
+    prediction_type: str = 'epsilon'  # or "v_prediction"
+    channels: tuple = (64, 96, 128)  # Of the U-Net's three levels
+    heads: tuple = (2, 3, 4)  # Attention heads of the three levels
+    linear_projection: bool = False  # Into and out of the attention blocks
+    text_width: int = 96
+    text_layers: int = 3
+    text_heads: int = 4
+    text_act: str = 'quick_gelu'  # Activation of the text encoder
+    pad_token: str = '<|endoftext|>'  # Of the tokenizer
 
-def world_tokenizer(scenes: int = 4000, seed: int = 0) -> CLIPTokenizerFast:
+    def __post_init__(self):
+        super().__post_init__()
+        if self.prediction_type not in ('epsilon', 'v_prediction'): raise ValueError(f'prediction_type: expected epsilon or v_prediction, got {self.prediction_type!r}.')
+        if self.resolution < 16 or self.resolution % 16: raise ValueError(f'resolution: {self.resolution} must be a multiple of 16, the autoencoder\'s factor of 4 times the U-Net\'s.')
+        if not len(self.channels) == len(self.heads) == 3: raise ValueError(f'channels and heads: expected one number for each of the three levels, got {self.channels} and {self.heads}.')
+
+def world_tokenizer(scenes: int = 4000, seed: int = 0, pad_token: str = '<|endoftext|>') -> CLIPTokenizerFast:
     "The tokenizer of the miniature, learned from captions of vsr scenes."
-    return build_tokenizer([c['caption'] for s in scene_pool(scenes, VSR, 'words', seed) for c in captions_of(s)])
+    return build_tokenizer([c['caption'] for s in scene_pool(scenes, VSR, 'words', seed) for c in captions_of(s)], pad_token=pad_token)
+
+def base_vae(
+    out: Path,  # Receives the checkpoint
+    config: BaseConfig,
+) -> torch.nn.Module:
+    "Another model's autoencoder, or a new one, trained."
+    if config.vae: return load_pipeline(config.vae).vae
+    torch.manual_seed(config.seed)
+    vae = new_vae().to(default_device())
+    pictures = None if _steps_done(out/'vae.pt') >= config.vae_steps else draw_pictures(scene_pool(config.vae_scenes, ANY, 'vae', config.seed, config.resolution))
+    vae_fit = FitConfig(steps=config.vae_steps, batch_size=32, lr=2e-3, decay=.5, ema=.995, seed=config.seed)
+    return fit(dict(vae=vae), lambda step: vae_loss(vae, pictures, vae_fit, step), vae_fit, out/'vae.pt', 'autoencoder')['vae']
 
 def pretrain_base(
     out: Path,  # Receives checkpoints and the encoded scenes
     config: BaseConfig,
 ) -> tuple:  # StableDiffusionPipeline, report
     "Autoencoder, then text encoder and U-Net together."
-    out, started = Path(out), time.monotonic()
+    out, started, device = Path(out), time.monotonic(), default_device()
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    vae, device = new_vae().to(default_device()), default_device()
-    pictures = None if _steps_done(out/'vae.pt') >= config.vae_steps else draw_pictures(scene_pool(config.vae_scenes, ANY, 'vae', config.seed))
-    vae_fit = FitConfig(steps=config.vae_steps, batch_size=32, lr=2e-3, decay=.5, ema=.995, seed=config.seed)
-    vae = fit(dict(vae=vae), lambda step: vae_loss(vae, pictures, vae_fit, step), vae_fit, out/'vae.pt', 'autoencoder')['vae']
-    quality = psnr(vae, draw_pictures(scene_pool(256, ANY, 'vae val', config.seed)))
-    scenes = scene_pool(config.web_scenes, WEB, 'web', config.seed, forbidden=held_out_pairs())
+    vae = base_vae(out, config)
+    quality = psnr(vae, draw_pictures(scene_pool(256, ANY, 'vae val', config.seed, config.resolution)))
+    scenes = scene_pool(config.web_scenes, WEB, 'web', config.seed, config.resolution, forbidden=held_out_pairs())
     moments = _cached(out/'moments.pt', lambda: encode_moments(vae, draw_pictures(scenes)).half()).float()
-    set_scaling_factor(vae, moments)
-    tokenizer = world_tokenizer(config.word_scenes, config.seed)
+    if not config.vae: set_scaling_factor(vae, moments)
+    tokenizer = world_tokenizer(config.word_scenes, config.seed, config.pad_token)
     torch.manual_seed(config.seed)
-    text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet().to(device)
+    text_encoder = new_text_encoder(tokenizer, config.text_width, config.text_layers, config.text_heads, config.text_act).to(device)
+    unet = new_unet(config.text_width, config.channels, config.heads, moments.shape[-1], config.linear_projection).to(device)
     unet_fit = FitConfig(steps=config.unet_steps, batch_size=config.unet_batch, lr=1e-3, decay=.2, ema=.999, seed=config.seed)
-    loss_fn = unet_loss_fn(unet, text_encoder, vae.config.scaling_factor, moments, CaptionPool(scenes, tokenizer, config.seed), unet_fit)
+    loss_fn = unet_loss_fn(unet, text_encoder, vae.config.scaling_factor, moments, CaptionPool(scenes, tokenizer, config.seed), unet_fit, config.prediction_type)
     fit(dict(text_encoder=text_encoder, unet=unet), loss_fn, unet_fit, out/'unet.pt', 'U-Net')
     report = dict(vae_psnr_db=round(quality, 2), samples_seen=config.unet_steps*config.unet_batch, session_seconds=round(time.monotonic() - started))
-    return new_pipeline(vae, text_encoder, tokenizer, unet), report
+    return new_pipeline(vae, text_encoder, tokenizer, unet, config.prediction_type), report
 
 def _steps_done(path) -> int: return torch.load(path, map_location='cpu', weights_only=True)['step'] if Path(path).is_file() else 0
 
@@ -343,6 +374,42 @@ def _cached(path, make):
         value = make()
         with atomic_path(path) as temporary: torch.save(value, temporary)
     return torch.load(path, weights_only=True)
+
+def base_exam(
+    pipe,  # `StableDiffusionPipeline`
+    judge,  # As from `load_judge`
+    profile,  # Sampler settings and threshold
+    out: Path,  # Receives pictures and verdicts
+    pictures: int = 200,  # For each number of things
+    objects: tuple = (1, 2, 3, 4, 5),
+) -> dict:  # Number of things -> interval of the per cent of pictures in which the judge finds all of them
+    "Prompts for one to five of the world's things, in any combination."
+    names, scores = list(CLASSES), {}
+    for n in objects:
+        count = min(pictures, math.comb(len(names), n))
+        asked, rounds, folder = draw_prompts(names, count, seed=2, objects=n), math.ceil(pictures/count), Path(out)/f'{n}-things'
+        sample_images(pipe, asked, rounds, folder, profile.sample_batch, inference_steps=profile.inference_steps, guidance_scale=profile.guidance_scale)
+        records = detect(judge, folder, asked, rounds, folder.with_name(f'{n}-verdicts'))
+        scores[n] = bootstrap_interval(100*found_array(records, asked, profile.judge_threshold, rounds).all(2).mean(1), bounds=(0, 100))
+    return scores
+
+def base_card(
+    config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `base_exam`
+    pictures: int,  # For each number of things
+    notebook: str,  # That made it
+) -> str:
+    "What a base model is, how it was made and how well it draws."
+    made = {k: v for k, v in config.to_dict().items() if not (config.vae and k in ('vae_steps', 'vae_scenes'))}
+    found = ', '.join(f'{s.mean:.1f} [{s.low:.1f}, {s.high:.1f}] for {n}' for n, s in scores.items())
+    return f'''# Base model of the miniature
+
+Stable Diffusion's five parts at {config.resolution} pixels, trained from nothing by `{notebook}` on scenes drawn from OpenMoji.
+
+- recipe: {", ".join(f"{k}={v!r}" for k, v in made.items())}
+- autoencoder{f" (that of `{config.vae}`, unchanged)" if config.vae else ""}: {report["vae_psnr_db"]} dB on held-out scenes; text encoder and U-Net: {report["samples_seen"]:,} samples, {config.prediction_type.removesuffix("_prediction")} prediction, min-SNR weights, moving average 0.999
+- per cent of {pictures} pictures in which the judge finds all that was asked for, by number of things, prompts of any combination: {found}
+- licence: the weights are trained on drawings by OpenMoji (CC BY-SA 4.0) and are shared under the same licence
+'''
 
 @dataclass(frozen=True)
 class JudgeConfig(Settings):
