@@ -85,6 +85,7 @@ TOY = {
     'nbs/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
     'nbs/pretrain_sam.ipynb': dict(steps=2, batch_size=2, test_scenes=8, zoo='{empty}/sam'),
     'paper_figures/figure2.ipynb': dict(profile='mini', data='{prepared}', pictures=2, runs='{empty}', real='nowhere.jsonl'),
+    'paper_figures/figure3.ipynb': dict(steps=4, size=8),
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
 }
@@ -110,6 +111,7 @@ RESULTS = {
     'nbs/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
     'nbs/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
+    'paper_figures/figure3.ipynb': ['figure3.png', 'figure3.md'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
 }
