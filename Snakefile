@@ -21,6 +21,7 @@ FIGURES = {
     'figure2': {(run, 'results', m) for run in seeds(*({'tokencompose', 'exact'} & {*TRAINED})) for m in [*MULTIGEN, 'grounding']},
     'table1': {(run, 'results', b) for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')] for b in METRIC},
     'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS)] for m in [*MULTIGEN, 'grounding']},
+    'figure3': set(),
     'figure4': {(run, 'train', None) for run in seeds(*VARIANTS)},
     'figure5': {(run, 'images', 'multigen_coco') for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')]},
 }
