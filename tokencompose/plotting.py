@@ -232,13 +232,13 @@ def point_intervals(
     figure, ax = plt.subplots(figsize=size or (4.8, .7 + .28*len(names)*max(1, .6*len(levels))), layout='constrained')
     for i, (level, colour) in enumerate(zip(levels, sns.color_palette('colorblind', len(levels)))):
         part = frame if hue is None else frame[frame[hue] == level]
-        rows = np.array([names.index(n) for n in part[y]]) + ((i - (len(levels) - 1)/2)*.22 if len(levels) > 1 else 0)
+        rows = np.array([names.index(n) for n in part[y]]) + (i - (len(levels) - 1)/2)*min(.22, .8/len(levels))  # a name's points stay in its row
         known = (part[low].notna() & part[high].notna()).to_numpy()
         ax.hlines(rows[known], part[low][known].astype(float), part[high][known].astype(float), color=colour, lw=2)
         ax.plot(part[x].astype(float), rows, 'o', ms=5, color=colour, label=level)
         for value in part.loc[part[y] == reference, x]: ax.axvline(value, color=colour, ls=':', lw=1)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - .5, -.5), xlabel=xlabel or x)
-    if hue: ax.legend(title=hue, fontsize=7, title_fontsize=7)
+    if hue: figure.legend(title=hue, fontsize=7, title_fontsize=7, loc='outside right upper')
     plt.close(figure)
     return figure
 
