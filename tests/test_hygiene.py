@@ -163,7 +163,7 @@ def test_no_code_from_the_hub_is_trusted():
 
 def machine_paths():
     "Patterns of paths that exist on one machine only: this one's own, and the usual homes and temporary folders."
-    own = [ROOT, Path.home(), *([ROOT.parent] if len(ROOT.parent.parts) > 1 else [])]
+    own = [ROOT, Path.home(), *([ROOT.parent] if len(ROOT.parent.parts) > 1 and ROOT.parent != Path(tempfile.gettempdir()) else [])]
     begins = r'(?<![\w.:~/$}-])'
     yield from (re.compile(begins + re.escape(str(path)) + r'(/|\b(?!\.))') for path in {str(p) for p in own} - {'/'})
     yield re.compile(begins + r'/(home|Users|root)/\w')

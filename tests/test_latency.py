@@ -19,15 +19,17 @@ def pipeline(tmp_path_factory):
 
 
 def test_files_of_one_run(pipeline, tmp_path):
-    run(LATENCY, tmp_path, model=pipeline, models={'tokencompose-seed2': pipeline}, batch=2, out_dir=str(tmp_path/'runs'/'mini'/'results'), **SMALL)
-    frozen, other = load_results('mini', str(tmp_path/'runs'))
+    run(LATENCY, tmp_path, model=pipeline, models={'tokencompose-seed2': pipeline}, rivals=['composable', 'structured'], batch=2, out_dir=str(tmp_path/'runs'/'mini'/'results'), **SMALL)
+    results = {r['method']: r for r in load_results('mini', str(tmp_path/'runs'))}
+    assert set(results) == {'frozen', 'composable', 'structured', 'tokencompose'}
+    frozen, other = results['frozen'], results['tokencompose']
     assert (frozen['method'], frozen['seed'], other['method'], other['seed']) == ('frozen', None, 'tokencompose', 2)
     assert frozen['values']['ratio'] == 1 and frozen['intervals']['ratio'] == [1, 1]
     seconds = [np.array(r['units']['values']['seconds']) for r in (frozen, other)]
     assert other['values']['ratio'] == pytest.approx(seconds[1].mean()/seconds[0].mean())
     assert other['std']['seconds'] == pytest.approx(seconds[1].std(ddof=1)) and other['n'] == dict(rounds=3, images=6)
     notes = other['notes']
-    assert notes['timed_together'] == ['frozen', 'tokencompose-seed2'] and notes['warm_up'] == 1 and notes['dtype'] == 'float32' and notes['recipe']['inference_steps'] == 1
+    assert notes['timed_together'] == ['frozen', 'composable', 'structured', 'tokencompose-seed2'] and notes['warm_up'] == 1 and notes['dtype'] == 'float32' and notes['recipe']['inference_steps'] == 1
     assert notes['attention'] and notes['kernel'] and notes['device'] and other['cost']['peak_memory_mb'] is None
 
 

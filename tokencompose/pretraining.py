@@ -7,7 +7,7 @@ __all__ = ['OWL_MEAN', 'OWL_STD', 'FitConfig', 'learning_rate', 'fit', 'scene_po
            'psnr', 'encode_moments', 'set_scaling_factor', 'CaptionPool', 'diffusion_loss', 'unet_loss_fn', 'new_owlv2',
            'query_ids', 'dense_targets', 'DetectionPool', 'disturb', 'normalize', 'detection_loss', 'owlv2_loss_fn',
            'owlv2_forward', 'class_scores', 'recall_precision', 'BaseConfig', 'world_tokenizer', 'base_vae',
-           'pretrain_base', 'base_exam', 'base_card', 'JudgeConfig', 'pretrain_judge', 'judge_scores', 'best_threshold',
+           'pretrain_base', 'base_card', 'JudgeConfig', 'pretrain_judge', 'judge_scores', 'best_threshold',
            'reconstruct', 'save_zoo', 'judge_processor']
 
 # %% ../nbs/32_pretraining.ipynb #af578286
@@ -23,10 +23,6 @@ from transformers import CLIPTokenizerFast, Owlv2Config, Owlv2ForObjectDetection
 from .core import atomic_path, default_device, file_sha256, keyed_generator, Progress, SampleOrder, Settings
 from .models import build_tokenizer, load_pipeline, new_pipeline, new_scheduler, new_text_encoder, new_unet, new_vae, slow_tokenizer, tokenize
 from .data.world import ANY, captions_of, CLASSES, draw_scene, held_out_pairs, render, VSR, WEB
-from .metrics.detection import detect
-from .metrics.multigen import draw_prompts, found_array
-from .sampling import sample_images
-from .stats import bootstrap_interval
 
 # %% ../nbs/32_pretraining.ipynb #56c07b34
 @dataclass(frozen=True)
@@ -375,26 +371,8 @@ def _cached(path, make):
         with atomic_path(path) as temporary: torch.save(value, temporary)
     return torch.load(path, weights_only=True)
 
-def base_exam(
-    pipe,  # `StableDiffusionPipeline`
-    judge,  # As from `load_judge`
-    profile,  # Sampler settings and threshold
-    out: Path,  # Receives pictures and verdicts
-    pictures: int = 200,  # For each number of things
-    objects: tuple = (1, 2, 3, 4, 5),
-) -> dict:  # Number of things -> interval of the per cent of pictures in which the judge finds all of them
-    "Prompts for one to five of the world's things, in any combination."
-    names, scores = list(CLASSES), {}
-    for n in objects:
-        count = min(pictures, math.comb(len(names), n))
-        asked, rounds, folder = draw_prompts(names, count, seed=2, objects=n), math.ceil(pictures/count), Path(out)/f'{n}-things'
-        sample_images(pipe, asked, rounds, folder, profile.sample_batch, inference_steps=profile.inference_steps, guidance_scale=profile.guidance_scale)
-        records = detect(judge, folder, asked, rounds, folder.with_name(f'{n}-verdicts'))
-        scores[n] = bootstrap_interval(100*found_array(records, asked, profile.judge_threshold, rounds).all(2).mean(1), bounds=(0, 100))
-    return scores
-
 def base_card(
-    config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `base_exam`
+    config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `pretraining_exam.base_exam`
     pictures: int,  # For each number of things
     notebook: str,  # That made it
 ) -> str:
