@@ -81,8 +81,9 @@ def test_every_method_of_table_1_is_drawn_and_judged_on_every_benchmark_once(tab
     metric = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')
     drawn = [(g.get('rival', g['method']), g['benchmark']) for n, _, g in table1 if n == 'nbs/sample.ipynb']
     judged = [(g['method'], g['benchmark'], g['metric']) for n, _, g in table1 if n == 'nbs/evaluate.ipynb']
-    assert sorted(drawn) == sorted((r, b) for r in runs for b in metric)
-    assert sorted(judged) == sorted((r, b, m) for r in runs for b, m in metric.items())
+    expected = [(r, b) for r in runs for b in metric if b != 'coco_captions' or r not in rivals - {'structured'}]  # three cannot draw them
+    assert sorted(drawn) == sorted(expected)
+    assert sorted(judged) == sorted((r, b, metric[b]) for r, b in expected)
     assert {g['method'] for n, _, g in table1 if 'rival' in g} == {'frozen'} and not [g for _, _, g in table1 if 'rival' in g and 'model' in g]
     assert [n for n, *_ in table1].count('nbs/latency.ipynb') == 1
     assert sorted(g['variant'] for n, _, g in table1 if n == 'nbs/train.ipynb') == sorted(v for v in ('denoise', 'tokencompose') for _ in seeds)

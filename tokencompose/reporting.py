@@ -362,9 +362,8 @@ def table1_frame(
 ) -> pd.DataFrame:
     "Table 1: the methods against each other. The control's scores are those that the paper prints in its Table 2."
     labels = dict(denoise='denoising loss only (control)', tokencompose='TokenCompose')
-    paper = [*table1_columns('inception')[:-1], ('latency', 'seconds')]
     ours = [*table1_columns(extractor), ('latency', 'ratio')]
-    return compare_frame(results, rows or TABLE1_ROWS, ours, 1, paper, fill_from=(2,), labels=labels, **kwargs)
+    return compare_frame(results, rows or TABLE1_ROWS, ours, 1, table1_columns(), fill_from=(2,), labels=labels, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #671145bb
 def difference_frame(
