@@ -90,7 +90,7 @@ MINI = Profile(
     inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50,
     visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip', inception='', latency_rounds=20)
 
-QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=240, seeds=(0,), mask_sources=('automatic',), checkpoint_every=120, sample_every=120, prompts=48, rounds=2,
+QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=200, seeds=(0,), mask_sources=('automatic',), checkpoint_every=100, sample_every=100, prompts=32, rounds=2,
     visor_prompts=60, visor_rounds=1, coco_captions=100, flickr_captions=100, latency_rounds=10)
 
 MINI_V = MINI.replace(name='mini_v', model='tokencompose/zoo/sd_v', resolution=80, layers=('mid_5', 'up_10', 'up_20'))
