@@ -89,6 +89,7 @@ TOY = {
     'paper_figures/table1.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/figure3.ipynb': dict(steps=4, size=8),
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
+    'paper_figures/table3.ipynb': dict(profile='mini_v', runs='{empty}'),
     'paper_figures/figure5.ipynb': dict(profile='mini', runs='{runs}', columns=2),
     'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
 }
@@ -118,6 +119,7 @@ RESULTS = {
     'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1_difference.md'],
     'paper_figures/figure5.ipynb': ['figure5.png'],
     'paper_figures/figure3.ipynb': ['figure3.png', 'figure3.md'],
+    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3_difference.md'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
 }
