@@ -50,11 +50,7 @@ def _blocks(unet):
         level -= bool(getattr(block, 'upsamplers', None))
 
 # %% ../nbs/20_attention.ipynb #a6073705
-def cross_attention_groups(
-    unet: torch.nn.Module,  # A diffusers U-Net with text conditioning
-    sample_size=None,  # Latent side the names refer to, or (h, w); the U-Net's configuration when None
-) -> dict:  # Group name ("down_64", "mid_8", "up_16", ...) -> paths of its `attn2` modules, in forward order
-    "Every cross-attention layer of a U-Net, grouped by place and side of its map."
+def _groups(unet, sample_size) -> dict:  # Group name -> (number of halvings before it, paths)
     unet = unwrap(unet)
     size = unet.config.sample_size if sample_size is None else sample_size
     if size is None: raise ValueError('The U-Net\'s configuration has no sample_size: pass the side of the latent as `sample_size`.')
@@ -63,9 +59,16 @@ def cross_attention_groups(
         h, w = _downsampled(size, level)
         for path, module in unet.get_submodule(block).named_modules(prefix=block):
             if path.endswith('.attn2') and isinstance(module, Attention) and module.is_cross_attention:
-                groups.setdefault(f'{place}_{h}' if h == w else f'{place}_{h}x{w}', []).append(path)
+                groups.setdefault(f'{place}_{h}' if h == w else f'{place}_{h}x{w}', (level, []))[1].append(path)
     if not groups: raise ValueError(f'{type(unet).__name__} has no cross-attention (no `attn2` module that reads text): pass a text-conditioned U-Net.')
     return groups
+
+def cross_attention_groups(
+    unet: torch.nn.Module,  # A diffusers U-Net with text conditioning
+    sample_size=None,  # Latent side the names refer to, or (h, w); the U-Net's configuration when None
+) -> dict:  # Group name ("down_64", "mid_8", "up_16", ...) -> paths of its `attn2` modules, in forward order
+    "Every cross-attention layer of a U-Net, grouped by place and side of its map."
+    return {name: paths for name, (_, paths) in _groups(unet, sample_size).items()}
 
 # %% ../nbs/20_attention.ipynb #1c46ef30
 PAPER_LAYERS = ('mid', 'up')  # Supervised in the paper: the middle and the whole way up
@@ -81,23 +84,18 @@ def relative_layers(
         return f'{place}_{int(side)//coarsest}x' if side else place
     return tuple(map(relative, layers))
 
-def _names(unet, groups: dict) -> dict:  # Group name -> all names it goes by
-    "A group's own name, its relative one, its place, and \"all\"."
-    levels = {block: level for block, _, level in _blocks(unwrap(unet))}
-    level_of = {name: next(level for block, level in levels.items() if paths[0].startswith(f'{block}.')) for name, paths in groups.items()}
-    return {name: {'all', name, (place := name.split('_')[0]), f'{place}_{2**(max(level_of.values()) - level)}x'} for name, level in level_of.items()}
-
 def resolve_layers(
     unet: torch.nn.Module,  # A diffusers U-Net
     layers=PAPER_LAYERS,  # Names of groups, relative or not, of places ("down", "mid", "up"), or "all"
     sample_size=None,  # As in `cross_attention_groups`
 ) -> dict:  # Group name -> module paths, in forward order whatever the order asked for
     "The groups that `layers` names."
-    groups = cross_attention_groups(unet, sample_size)
-    layers, names = (layers,) if isinstance(layers, str) else tuple(layers), _names(unet, groups)
+    groups, layers = _groups(unet, sample_size), (layers,) if isinstance(layers, str) else tuple(layers)
+    deepest = max(level for level, _ in groups.values())
+    names = {name: {'all', name, place := name.split('_')[0], f'{place}_{2**(deepest - level)}x'} for name, (level, _) in groups.items()}
     unknown = [name for name in layers if name not in set.union(*names.values())]
     if unknown or not layers: raise ValueError(f'layers: {", ".join(map(repr, unknown)) or "nothing"} is not in this U-Net; choose from {", ".join([*groups, "down, mid, up (a place)", "all"])}, or by size relative to the coarsest map, such as up_2x.')
-    return {name: paths for name, paths in groups.items() if names[name] & set(layers)}
+    return {name: paths for name, (_, paths) in groups.items() if names[name] & set(layers)}
 
 # %% ../nbs/20_attention.ipynb #09b853e6
 class CaptureProcessor:

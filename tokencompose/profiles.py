@@ -77,8 +77,6 @@ class Profile(Settings):
     figures: tuple = ('figure2', 'table1', 'table2', 'figure3', 'figure4', 'figure5')  # What `make reproduce` makes when nothing is chosen
     ablation: tuple = ('multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions')  # Benchmarks of Table 2
     layer_choices: tuple = ('layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16', 'layers_mid8_up16_up32')  # Its rows (v)
-    daam_pictures: int = 500  # Held-out pictures that every model draws again for Table 4
-    inner_steps: int = 10  # Updates a step of null-text inversion, at most
 
     def replace(self, **changes) -> 'Profile':
         "A copy with some fields changed; unknown names and wrong types are refused."
@@ -95,11 +93,11 @@ MINI = Profile(
     mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
     inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50,
     visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip', inception='', latency_rounds=20,
-    layer_choices=('layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16'), daam_pictures=60)  # no fourth size of maps: the fourth choice is its full method
+    layer_choices=('layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16'))  # no fourth size of maps: the fourth choice is its full method
 
 QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=200, seeds=(0,), mask_sources=('automatic',), checkpoint_every=100, sample_every=100, prompts=32, rounds=2,
     visor_prompts=60, visor_rounds=1, coco_captions=100, flickr_captions=100, latency_rounds=10,
-    figures=('figure2', 'table2', 'figure4'), ablation=('multigen_coco', 'multigen_ade20k'), layer_choices=(), daam_pictures=8, inner_steps=3)
+    figures=('figure2', 'table2', 'figure4'), ablation=('multigen_coco', 'multigen_ade20k'), layer_choices=())
 
 MINI_V = MINI.replace(name='mini_v', model='tokencompose/zoo/sd_v', resolution=80, layers=('mid_5', 'up_10', 'up_20'), figures=('table3',))
 

@@ -7,7 +7,8 @@ __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT
            'TABLE3_ROWS', 'MG_COLUMNS', 'TABLE1_ROWS', 'paper_numbers', 'Metric', 'metric_info', 'result_path',
            'check_result', 'save_result', 'load_results', 'pooled', 'format_value', 'format_seconds', 'compare_frame',
            'column_label', 'ablation_columns', 'table2_frame', 'table3_frame', 'table1_columns', 'table1_frame',
-           'difference_frame', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
+           'difference_frame', 'points_frame', 'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of',
+           'save_table', 'publish']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
 import json, math, numbers
@@ -16,7 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
+from PIL import Image
 from .core import read_json, repo_root, resolve, write_json, write_text
+from .plotting import image_grid
+from .sampling import image_name
 from .stats import seeds_difference, seeds_interval
 
 # %% ../nbs/50_reporting.ipynb #8f0b1be4
@@ -415,6 +419,33 @@ def _difference(results, method, baseline, metric, name, draws) -> str:
     same_seeds = [r['seed'] for r in sides[0]] == [r['seed'] for r in sides[1]]
     interval = seeds_difference(*scores, weights[0], draws=draws, paired=same_seeds)
     return f'{value:+.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]'
+
+# %% ../nbs/50_reporting.ipynb #42a5f448
+def points_frame(
+    results: list,  # From `load_results`
+    rows: list,  # Method keys, in order
+    names: list,  # Figures such as "OA" and "MG3"
+) -> pd.DataFrame:  # As `pooled`, with a column row, such as "coco MG3"
+    "Object accuracy and MultiGen as `plotting.point_intervals` takes them."
+    means = pooled([r for r in results if r['method'] in rows and (r['metric'] == 'visor' or r['metric'].startswith('multigen'))])
+    shown = means[means.name.isin(names)]
+    return shown.assign(row=shown.metric.str.replace('multigen_', '') + ' ' + shown.name).sort_values('method', key=lambda m: m.map(rows.index), kind='stable')
+
+def pictures_grid(
+    folder,  # The profile's pictures, runs/<profile>/images
+    runs: list,  # Such as "frozen" and "token-seed0"; those without pictures are left out, and said to be
+    benchmark: str = 'multigen_coco',
+    columns: int = 5,  # Prompts
+):  # Figure; None where nobody drew
+    "What some runs made of the first prompts: a column has one prompt and one initial noise."
+    drawn = [run for run in runs if (Path(folder)/run/benchmark/'prompts.json').is_file()]
+    if len(drawn) < len(runs): print('not run:', *(run for run in runs if run not in drawn))
+    if not drawn: return
+    prompts = read_json(Path(folder)/drawn[0]/benchmark/'prompts.json')[:columns]
+    for row in prompts: print(row['unique_id'], row['text'])
+    pictures = [[Image.open(Path(folder)/run/benchmark/image_name(row['unique_id'], 0)) for row in prompts] for run in drawn]
+    return image_grid(pictures, row_titles=drawn, col_titles=[str(row['unique_id']) for row in prompts])
+
 
 # %% ../nbs/50_reporting.ipynb #f3a1a54d
 def to_markdown(
