@@ -306,13 +306,14 @@ def _paper_rows(table: int) -> dict:
     "The printed numbers of one table by (method, metric, name)."
     return {(r['method'], r['metric'], r['name']): r for r in paper_numbers().query('table == @table').to_dict('records')}
 
+def _wanted(results, rows, columns) -> list: return [r for r in results if r['method'] in rows and r['metric'] in {metric for metric, _ in columns}]
+
 def _comparable(results, rows, columns, profile) -> tuple:
     "The results that a table needs and their one profile; refuses a column with two profiles or two judges."
-    wanted = {metric for metric, _ in columns}
-    results = [r for r in results if r['metric'] in wanted and r['method'] in rows]
+    results = _wanted(results, rows, columns)
     profiles = {r['profile'] for r in results} | ({profile} if profile else set())
     if len(profiles) != 1: raise ValueError(f'One table shows one profile, got {", ".join(sorted(profiles)) or "none (name it: profile=...)"}.')
-    for metric in wanted:
+    for metric in dict.fromkeys(metric for metric, _ in columns):
         judges = {r.get('judge') for r in results if r['metric'] == metric}
         if len(judges) > 1: raise ValueError(f'{metric}: methods were judged by {" and ".join(sorted(map(str, judges)))}; their numbers cannot share a column.')
     return results, profiles.pop()
@@ -400,7 +401,7 @@ def difference_frame(
     draws: int = 2000,
 ) -> pd.DataFrame:  # Texts such as "+25.0 [0.0, 50.0]"
     "Our numbers minus those of a baseline on the same prompts or images."
-    if results: results, _ = _comparable(results, rows + [baseline], columns, None)
+    if results := _wanted(results, rows + [baseline], columns): _comparable(results, rows + [baseline], columns, None)
     labels = METHODS | (labels or {})
     cells = {column_label(*c): [_difference(results, method, baseline, *c, draws) for method in rows] for c in columns}
     return pd.DataFrame(cells, index=pd.Index([labels.get(m, m) for m in rows], name=f'minus {labels.get(baseline, baseline)}'))
