@@ -12,17 +12,19 @@ VARIANTS = ['denoise', 'pixel', 'token', 'tokencompose']
 RIVALS = ['composable', 'layout', 'structured', 'attend_excite']
 METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')  # of each benchmark
 MULTIGEN = ['multigen_coco', 'multigen_ade20k']
+PROBES = ['grounding']  # measured on the model itself; no pictures are drawn from prompts
 # "exact" is the full method on the annotations' own masks: what the masks that models found cost
-TRAINED = VARIANTS + ['exact']*('exact' in P.mask_sources)
+TRAINED = [*VARIANTS, *P.layer_choices] + ['exact']*('exact' in P.mask_sources)
 # COCO's captions do not say which words are things, and three rivals must know; the paper has no number for them either
 NEED_THINGS = {'composable', 'layout', 'attend_excite'}
 def seeds(*variants): return [f'{v}-seed{s}' for v in variants for s in P.seeds]
 
-# The runs that each table or figure shows, and what it wants of each: scores (a benchmark or grounding), pictures or the model
+# The runs that each table or figure shows, and what it wants of each: scores (a benchmark or a probe), pictures or the model
 FIGURES = {
     'figure2': {(run, 'results', m) for run in seeds(*({'tokencompose', 'exact'} & {*TRAINED})) for m in [*MULTIGEN, 'grounding']},
     'table1': {(run, 'results', b) for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')] for b in METRIC if not (run in NEED_THINGS and b == 'coco_captions')},
-    'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS)] for m in [*MULTIGEN, 'grounding']},
+    'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS, *P.layer_choices)] for m in [*P.ablation, 'grounding']},
+    'table3': {(run, 'results', m) for run in ['frozen', *seeds('denoise', 'tokencompose')] for m in P.ablation},
     'figure3': set(),
     'figure4': {(run, 'train', None) for run in seeds(*VARIANTS)},
     'figure5': {(run, 'images', 'multigen_coco') for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')]},
@@ -31,7 +33,7 @@ def made(run, kind, what):
     "The file that is written last."
     if kind == 'train': return f'{RUNS}/train/{run}/result.json'
     return f'{RUNS}/images/{run}/{what}/provenance.json' if kind == 'images' else f'{RUNS}/results/{what}/done-{run}'
-ASKED = str(config.get('figures') or ' '.join(FIGURES)).replace(',', ' ').split()
+ASKED = str(config.get('figures') or ' '.join(P.figures)).replace(',', ' ').split()
 unknown = [name for name in ASKED if name not in FIGURES]
 if unknown: raise ValueError(f'FIGURES: {", ".join(unknown)} is not one of {", ".join(FIGURES)}.')
 
@@ -54,7 +56,7 @@ def model_param(w):
     if w.run in RIVALS: return f'-p method frozen -p rival {w.run}'
     return f'-p method {w.run}' + (f' -p model {RUNS}/train/{w.run}/pipeline' if trained(w) else '')
 
-wildcard_constraints: run='|'.join(['frozen', *RIVALS, r'[a-z]+-seed\d+']), benchmark='|'.join(METRIC), name='|'.join(TRAINED), seed=r'\d+', kind='train|val|exact', figure='|'.join(FIGURES)
+wildcard_constraints: run='|'.join(['frozen', *RIVALS, r'[a-z0-9_]+-seed\d+']), benchmark='|'.join(METRIC), probe='|'.join(PROBES), name='|'.join(TRAINED), seed=r'\d+', kind='train|val|exact', figure='|'.join(FIGURES)
 
 rule all:
     input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ASKED]
@@ -133,13 +135,13 @@ rule evaluate:
     resources: gpu=1
     shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='{params.metric}', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
 
-rule evaluate_grounding:
+rule evaluate_model:
     input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
-    output: touch(f'{RUNS}/results/grounding/' + 'done-{run}')
+    output: touch(f'{RUNS}/results/' + '{probe}/done-{run}')
     params: model=model_param
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-grounding.ipynb', '{params.model}', metric='grounding')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.model}', metric='{wildcards.probe}')
 
 rule latency:  # with the machine to itself
     input: 'nbs/latency.ipynb', f'{RUNS}/train/tokencompose-seed{P.seeds[0]}/result.json', weights(P.model)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT_REPORTED', 'TABLE2_ROWS', 'TABLE2_LAYER_ROWS',
-           'MG_COLUMNS', 'TABLE1_ROWS', 'TABLE4_ROWS', 'TABLE4_COLUMNS', 'paper_numbers', 'Metric', 'metric_info',
-           'result_path', 'check_result', 'save_result', 'load_results', 'pooled', 'format_value', 'format_seconds',
-           'compare_frame', 'column_label', 'table2_frame', 'table1_columns', 'table1_frame', 'table4_frame',
-           'difference_frame', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
+           'TABLE3_ROWS', 'MG_COLUMNS', 'TABLE1_ROWS', 'TABLE4_ROWS', 'TABLE4_COLUMNS', 'paper_numbers', 'Metric',
+           'metric_info', 'result_path', 'check_result', 'save_result', 'load_results', 'pooled', 'format_value',
+           'format_seconds', 'compare_frame', 'column_label', 'ablation_columns', 'table2_frame', 'table3_frame',
+           'table1_columns', 'table1_frame', 'table4_frame', 'difference_frame', 'to_markdown', 'to_csv', 'to_style',
+           'caption_of', 'save_table', 'publish']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
 import json, math, numbers
@@ -30,10 +31,10 @@ pixel          | (ii) + pixel loss
 token          | (iii) + token loss
 tokencompose   | (iv) both losses (TokenCompose)
 exact          | both losses, masks of the annotations
-layers_down16_mid8_up16 | both losses on down 16, mid 8, up 16
-layers_up16    | both losses on up 16
-layers_mid8_up16 | both losses on mid 8, up 16
-layers_mid8_up16_up32 | both losses on mid 8, up 16, up 32'''
+layers_down16_mid8_up16 | (v) both losses on down 16, mid 8, up 16
+layers_up16    | (v) both losses on up 16
+layers_mid8_up16 | (v) both losses on mid 8, up 16
+layers_mid8_up16_up32 | (v) both losses on mid 8, up 16, up 32'''
 METHODS = dict([part.strip() for part in line.split('|')] for line in _METHODS.splitlines())
 
 _TABLE1 = '''
@@ -331,17 +332,40 @@ def _cost_cells(ours, rows, profile) -> dict:
 
 # %% ../nbs/50_reporting.ipynb #4e6a6866
 TABLE2_ROWS = ['frozen', 'denoise', 'pixel', 'token', 'tokencompose']
-TABLE2_LAYER_ROWS = ['layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16', 'layers_mid8_up16_up32', 'tokencompose']
+TABLE2_LAYER_ROWS = ['layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16', 'layers_mid8_up16_up32']
+TABLE3_ROWS = ['frozen', 'denoise', 'tokencompose']
 MG_COLUMNS = [(metric, f'MG{k}') for metric in ('multigen_coco', 'multigen_ade20k') for k in range(2, 6)]
+_DISTANCES = {'inception': [('fid_coco', 'FID'), ('fid_flickr', 'FID')], 'clip': [('frechet_coco', 'FD'), ('frechet_flickr30k', 'FD')]}
+
+def _distances(extractor: str) -> list:
+    if extractor not in _DISTANCES: raise ValueError(f'extractor: {extractor!r} is not one of {", ".join(_DISTANCES)}.')
+    return _DISTANCES[extractor]
+
+def ablation_columns(
+    extractor: str = 'inception',  # Features of the Fréchet distance: inception or clip
+    benchmarks: tuple = ('visor', 'multigen_coco', 'multigen_ade20k', 'coco_captions'),  # Only the columns of these, as `Profile.ablation`
+) -> list:  # (metric, name) pairs
+    "Columns of Tables 2 and 3: object accuracy, MG3 to MG5 on both lists, distance to COCO's pictures."
+    far = _distances(extractor)[0]
+    columns = [('visor', 'OA'), *(c for c in MG_COLUMNS if c[1] != 'MG2'), far]
+    return [c for c in columns if ('coco_captions' if c == far else c[0]) in benchmarks]
 
 def table2_frame(
     results: list,  # From `load_results`
-    rows: list = None,  # Method keys; None for the loss ablation, `TABLE2_LAYER_ROWS` for the layers
-    columns: list = None,  # (metric, name) pairs; None for MG2 to MG5 on both class lists
+    columns: list = None,  # (metric, name) pairs; `ablation_columns()` when None
+    rows: list = None,  # Method keys; None for all nine: objectives, then layers
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
-    "Table 2: which loss does what. The frozen row and the full model's MG2 are printed in Table 1."
-    return compare_frame(results, rows or TABLE2_ROWS, columns or MG_COLUMNS, 2, fill_from=(1,), **kwargs)
+    "Table 2: which loss does what, and on which layers. The frozen row is printed in Table 1."
+    return compare_frame(results, rows or [*TABLE2_ROWS, *TABLE2_LAYER_ROWS], columns or ablation_columns(), 2, fill_from=(1,), **kwargs)
+
+def table3_frame(
+    results: list,  # From `load_results`, of a profile with the second base model
+    columns: list = None,  # (metric, name) pairs; `ablation_columns()` when None
+    **kwargs,  # Passed to `compare_frame`
+) -> pd.DataFrame:
+    "Table 3: the method on another base model, which predicts v."
+    return compare_frame(results, TABLE3_ROWS, columns or ablation_columns(), 3, labels=dict(denoise='denoising loss only', tokencompose='TokenCompose'), **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #a5d49498
 TABLE1_ROWS = ['frozen', 'composable', 'layout', 'structured', 'attend_excite', 'denoise', 'tokencompose']
@@ -350,9 +374,7 @@ def table1_columns(
     extractor: str = 'inception',  # Features of the Fréchet distance: inception or clip
 ) -> list:  # (metric, name) pairs
     "Object accuracy, MG2 to MG5 on both lists, distance to real pictures, and latency."
-    distances = {'inception': [('fid_coco', 'FID'), ('fid_flickr', 'FID')], 'clip': [('frechet_coco', 'FD'), ('frechet_flickr30k', 'FD')]}
-    if extractor not in distances: raise ValueError(f'extractor: {extractor!r} is not one of {", ".join(distances)}.')
-    return [('visor', 'OA'), *MG_COLUMNS, *distances[extractor], ('latency', 'seconds')]
+    return [('visor', 'OA'), *MG_COLUMNS, *_distances(extractor), ('latency', 'seconds')]
 
 def table1_frame(
     results: list,  # From `load_results`
