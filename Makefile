@@ -35,7 +35,7 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 
 reproduce: setup
 	$(BIN)/snakemake --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete --rerun-triggers mtime params input --quiet rules --config profile=$(PROFILE) figures="$(FIGURES)"
-	@for table in summary table1 table3; do [ ! -f runs/$(PROFILE)/paper_figures/$$table.md ] || cat runs/$(PROFILE)/paper_figures/$$table.md; done
+	@for table in summary table1 table3 table4; do [ ! -f runs/$(PROFILE)/paper_figures/$$table.md ] || cat runs/$(PROFILE)/paper_figures/$$table.md; done
 	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/* runs/$(PROFILE)/train/*/pipeline runs/$(PROFILE)/images/*
 
 publish: setup  # executed notebooks of a run, cleaned, to be committed

@@ -12,7 +12,7 @@ VARIANTS = ['denoise', 'pixel', 'token', 'tokencompose']
 RIVALS = ['composable', 'layout', 'structured', 'attend_excite']
 METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')  # of each benchmark
 MULTIGEN = ['multigen_coco', 'multigen_ade20k']
-PROBES = ['grounding']  # measured on the model itself; no pictures are drawn from prompts
+PROBES = ['grounding', 'daam']  # measured on the model itself; no pictures are drawn from prompts
 # "exact" is the full method on the annotations' own masks: what the masks that models found cost
 TRAINED = [*VARIANTS, *P.layer_choices] + ['exact']*('exact' in P.mask_sources)
 # COCO's captions do not say which words are things, and three rivals must know; the paper has no number for them either
@@ -25,6 +25,7 @@ FIGURES = {
     'table1': {(run, 'results', b) for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')] for b in METRIC if not (run in NEED_THINGS and b == 'coco_captions')},
     'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS, *P.layer_choices)] for m in [*P.ablation, 'grounding']},
     'table3': {(run, 'results', m) for run in ['frozen', *seeds('denoise', 'tokencompose')] for m in P.ablation},
+    'table4': {(run, 'results', 'daam') for run in ['frozen', *seeds('denoise', 'tokencompose')]},
     'figure3': set(),
     'figure4': {(run, 'train', None) for run in seeds(*VARIANTS)},
     'figure5': {(run, 'images', 'multigen_coco') for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')]},
@@ -34,6 +35,7 @@ def made(run, kind, what):
     if kind == 'train': return f'{RUNS}/train/{run}/result.json'
     return f'{RUNS}/images/{run}/{what}/provenance.json' if kind == 'images' else f'{RUNS}/results/{what}/done-{run}'
 ASKED = str(config.get('figures') or ' '.join(P.figures)).replace(',', ' ').split()
+if 'table4' in ASKED: FIGURES['figure4'] |= FIGURES['table4']  # the figure uses the table's inversions
 unknown = [name for name in ASKED if name not in FIGURES]
 if unknown: raise ValueError(f'FIGURES: {", ".join(unknown)} is not one of {", ".join(FIGURES)}.')
 

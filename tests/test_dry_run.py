@@ -1,11 +1,13 @@
-"""The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, and every method and metric of Table 1 at sd14; every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
+"""The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, Table 4 and Figure 4, and every method and metric of Table 1 at sd14; every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
 import papermill as pm
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT
 from make_real_files import FileServer, write_coco_like, write_flickr_like
 from make_real_models import tiny_owlvit, write_inception, write_models
 from PIL import Image
+from safetensors.torch import load_file
 from test_bad_input import HereEngine  # noqa: F401  (registers the engine "here")
 from test_detection import save_judge
 from test_fetch import given
@@ -15,7 +17,7 @@ from tokencompose.core import file_sha256, read_json, read_jsonl
 from tokencompose.data.dataset import read_rows
 from tokencompose.metrics import fid
 from tokencompose.profiles import PROFILES, SD14
-from tokencompose.reporting import load_results
+from tokencompose.reporting import load_results, TABLE4_COLUMNS
 
 
 PRECISION = dict(sd14='bf16', sd21='no')  # the profile's own once; on a CPU it is the slow one
@@ -42,7 +44,8 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     AcceleratorState._reset_state(reset_partial_state=True)  # two notebooks in one process, with two precisions
     def step(name, **params): run(name, tmp_path/f'{name.split("/")[-1]}', **dict(profile=profile) | params)
-    weights, coco, out = files/'weights', tmp_path/'coco', tmp_path
+    weights, coco, out, runs = files/'weights', tmp_path/'coco', tmp_path, tmp_path/'runs'
+    trained = runs/profile/'train'/'tokencompose-seed0'
     with FileServer(files/'remote') as server: step('data_prep/00_fetch.ipynb', **given(server, profile=profile, val_images=1), out_dir=coco)
     step('data_prep/01_select_captions.ipynb', source=coco, clip=weights/'clip', out_dir=out/'captions')
     assert [len(r['candidates']) for r in read_jsonl(out/'captions/captions.jsonl')] == [5, 5, 5]
@@ -52,11 +55,20 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     step('data_prep/04_build_dataset.ipynb', stage=out/'masks', images=coco/'train2017', model=weights/profile, keep_empty=True, out_dir=out/'data')
     step('data_prep/04_build_dataset.ipynb', split='val', masks='exact', source=coco, model=weights/profile, out_dir=out/'val')
     assert len(read_rows(out/'data')) == 3 and any(read_rows(out/'val')[0].masks)
-    step('nbs/train.ipynb', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=2, batch_size=1, sample_every=2, inference_steps=1, mixed_precision=PRECISION[profile], out_dir=out/'train')
-    assert read_json(out/'train/result.json')['result']['seconds'] > 0
-    step('nbs/sample.ipynb', model=out/'train'/'pipeline', prompts=1, rounds=1, inference_steps=1, out_dir=out/'images')
+    step('nbs/train.ipynb', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=2, batch_size=1, sample_every=2, inference_steps=1, mixed_precision=PRECISION[profile], out_dir=trained)
+    assert read_json(trained/'result.json')['result']['seconds'] > 0
+    step('nbs/sample.ipynb', model=trained/'pipeline', prompts=1, rounds=1, inference_steps=1, out_dir=out/'images')
     step('nbs/evaluate.ipynb', images=out/'images', judge=weights/'owlv2', rounds=1, out_dir=out/'results')
     assert read_json(out/'results'/'multigen_coco'/'frozen.json')['n']['images'] == 1
+    redrawn, made = dict(data=out/'val', inversions=out/'inversions', inference_steps=1, inner_steps=1), {}
+    for method, model in {'frozen': weights/profile, 'tokencompose-seed0': trained/'pipeline'}.items():
+        step('nbs/evaluate.ipynb', metric='daam', method=method, model=model, pictures=1, data_images=coco/'val2017', out_dir=runs/profile/'results', **redrawn | dict(inversions=out/'inversions'/method))
+        made |= {path: path.stat().st_mtime_ns for path in (out/'inversions'/method).glob('*.safetensors')}
+    assert len(made) == 2 and all(values.dtype == torch.float32 for path in made for name, values in load_file(path).items() if name != 'updates')
+    step('paper_figures/table4.ipynb', runs=runs, out_dir=out/'figures')
+    assert (out/'figures'/'table4.csv').read_text().count('not run') == len(TABLE4_COLUMNS) + 2  # denoising only
+    step('paper_figures/figure4.ipynb', model=weights/profile, images=coco/'val2017', runs=runs, out_dir=out/'figures', **redrawn)
+    assert (out/'figures'/'figure4.png').is_file() and made == {path: path.stat().st_mtime_ns for path in (out/'inversions').glob('*/*.safetensors')}, 'the figure uses the inversions of the table'
 
 
 # Table 1, row by row: what is drawn for each method, one picture a prompt. The paper has no COCO distance of the methods that want boxes or tokens.

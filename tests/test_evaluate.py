@@ -2,12 +2,16 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_bad_input import run
 from test_detection import save_judge
 from tokencompose.core import read_json
 from tokencompose.data.coco import build_dataset, read_coco
-from tokencompose.data.dataset import GroundingDataset
+from tokencompose.data.dataset import GroundingDataset, load_image, read_rows
+from tokencompose.data.masks import load_mask
 from tokencompose.data.world import write_world
+from tokencompose.inversion import read_inversion
+from tokencompose.metrics.daam import daam, daam_result, daam_rows
 from tokencompose.metrics.detection import read_detections
 from tokencompose.metrics.multigen import prompt_classes, read_prompts
 from tokencompose.metrics.probe import probe
@@ -79,10 +83,56 @@ def test_grounding_of_a_model(place, tmp_path):
     for name, values in direct['scores'].items(): assert result['values'][name] == pytest.approx(float(values.double().nanmean()), abs=1e-5)
 
 
+def measured_daam(place, tmp_path, data, **params):
+    quick = dict(inference_steps=2, inner_steps=1, guidance_scale=3., pictures=3, batch=2)
+    return evaluated(place, tmp_path, metric='daam', model=str(place/'pipeline'), data=str(data), data_images=str(place/'scenes'/'val2017'), inversions=str(tmp_path/'inversions'), **quick | params)
+
+
+def test_daam_of_a_model(place, tmp_path):
+    result, = measured_daam(place, tmp_path, place/'val', method='token-seed1')
+    pipe = load_pipeline(str(place/'pipeline'), device='cpu')
+    scenes = GroundingDataset(place/'val', place/'scenes'/'val2017', pipe.tokenizer, 64, occurrence='all')
+    rows, how = daam_rows(scenes, 3), dict(inference_steps=2, inner_steps=1, guidance_scale=3.)
+    direct = daam_result(daam(pipe, scenes, tmp_path/'direct', rows, 1, **how))
+    assert (result['metric'], result['method'], result['seed'], result['n']) == ('daam', 'token', 1, direct['n'])
+    assert result['units']['ids'] == [scenes.rows[i].id for i in rows] and len(rows) == 3
+    for name, value in direct['values'].items(): assert result['values'][name] == pytest.approx(value, abs=1e-4)
+    assert {'mIoU', 'iou_0.3', 'iou_0.4', 'iou_0.5', 'mass', 'iou_best', 'ap'} <= set(result['intervals'])
+    assert result['notes']['inverted'] == 3 and result['notes']['distances']['fitted']['median'] <= result['notes']['distances']['fitted']['largest']
+    assert read_inversion(tmp_path/'inversions', result['units']['ids'][0])['embeddings'].shape[0] == 2
+    again, = measured_daam(place, tmp_path, place/'val', method='token-seed1')
+    assert again['notes']['inverted'] == 0 and again['values'] == result['values']
+    with pytest.raises(ValueError, match='inner_steps 1 there, 2 now'): measured_daam(place, tmp_path, place/'val', method='token-seed1', inner_steps=2)
+
+
+def write_coco_gen(folder, data, images):
+    "The pictures of a data set in the layout of DAAM's own, with dark masks and a word that is in no prompt."
+    for row in read_rows(data):
+        (folder/row.id).mkdir(parents=True)
+        load_image(images/row.file_name).save(folder/row.id/'output.png')
+        (folder/row.id/'prompt.txt').write_text(row.text + '\n')
+        masks = {noun: load_mask(data/path).numpy() for noun, path in zip(row.nouns, row.masks)}
+        for word, mask in (masks | dict(unicorn=next(iter(masks.values())))).items():
+            Image.fromarray((mask[..., None]*np.array([0, 0, 0, 90])).astype(np.uint8)).save(folder/row.id/f'{word}.gt.png')
+
+
+def test_daam_of_a_folder_like_coco_gen(place, tmp_path):
+    "The same pictures in the two layouts have the same scores."
+    write_coco_gen(tmp_path/'gen', place/'val', place/'scenes'/'val2017')
+    theirs, = measured_daam(place, tmp_path, tmp_path/'gen')
+    authors, = measured_daam(place, tmp_path, place/'val')
+    assert theirs['units']['ids'] == authors['units']['ids'] and theirs['values'] == pytest.approx(authors['values'], abs=1e-6)
+    assert theirs['notes']['left_out'] == authors['notes']['left_out'] + 3 and (theirs['notes']['inverted'], authors['notes']['inverted']) == (3, 0)
+    (tmp_path/'gen'/theirs['units']['ids'][1]/'prompt.txt').unlink()
+    with pytest.raises(FileNotFoundError, match='There is no .*prompt.txt: every subfolder of COCO-Gen holds'): measured_daam(place, tmp_path, tmp_path/'gen')
+
+
 @pytest.mark.parametrize('notebook, params, sentence', [
     (SAMPLE, dict(model='nowhere'), 'There is no model folder'),
     (SAMPLE, dict(precision='fp8'), 'precision: expected no, bf16, fp16'),
     (EVALUATE, dict(metric='grounding', data='nowhere'), 'There is no metadata.jsonl in'),
-    (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, visor, fid, grounding")])
+    (EVALUATE, dict(metric='daam', data='nowhere'), 'There is no metadata.jsonl in'),
+    (EVALUATE, dict(metric='daam', benchmark='visor'), 'daam scores a model, no pictures, not visor'),
+    (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, visor, fid, grounding, daam")])
 def test_bad_parameters(notebook, params, sentence, place, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence): run(notebook, tmp_path, **dict(model=str(place/'pipeline')) | params)

@@ -123,5 +123,15 @@ def test_table_3_is_of_the_second_base_model():
     assert sorted({g['method'] for n, _, g in plan if n == 'nbs/sample.ipynb'}) == sorted(['frozen', *(f'{v}-seed{s}' for v in ('denoise', 'tokencompose') for s in range(3))])
 
 
+def test_table_4_redraws_pictures_before_figure_4_shows_them():
+    plan = planned('mini', 'table4 figure4')
+    redrawn = [(i, g) for i, (n, _, g) in enumerate(plan) if g.get('metric') == 'daam']
+    assert sorted(g['method'] for _, g in redrawn) == sorted(['frozen', *(f'{v}-seed{s}' for v in ('denoise', 'tokencompose') for s in range(3))])
+    assert not [n for n, *_ in plan if n == 'nbs/sample.ipynb']
+    assert [n for n, *_ in plan].index('paper_figures/figure4.ipynb') > max(i for i, _ in redrawn)
+    check_commands(plan, 'mini')
+    assert not [g for *_, g in planned('mini', 'figure4') if g.get('metric') == 'daam']  # alone it makes the two inversions a model that it needs
+
+
 def test_an_unknown_figure_is_refused():
     assert 'FIGURES: table9 is not one of figure2, ' in dry_run('quick', 'table2 table9', check=False)

@@ -91,7 +91,8 @@ TOY = {
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/table3.ipynb': dict(profile='mini_v', runs='{empty}'),
     'paper_figures/figure5.ipynb': dict(profile='mini', runs='{runs}', columns=2),
-    'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], timesteps=[401]),
+    'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], inversions='{empty}', inference_steps=2, inner_steps=1),
+    'paper_figures/table4.ipynb': dict(profile='mini', runs='{empty}'),
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
@@ -122,6 +123,7 @@ RESULTS = {
     'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3_difference.md'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
+    'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4_difference.md', 'table4_distances.md'],
 }
 # A kernel of their own, as a user starts them; the others run in this process, which has imported everything already.
 OWN_KERNEL = {'nbs/train.ipynb', 'data_prep/03_segment.ipynb'}

@@ -73,8 +73,10 @@ class Profile(Settings):
     extractor: str = 'inception'  # Features of the Fréchet distance: inception or clip (the model above)
     inception: str = 'weights/pt_inception-2015-12-05-6726825d.pth'  # Weights file of FID's network
     latency_rounds: int = 20  # Timed rounds of each method
+    daam_pictures: int = 500  # Held-out pictures that Table 4 has each model draw again
+    inner_steps: int = 10  # Updates of the empty prompt at each step of their inversion, at most
     # what the paper's tables want
-    figures: tuple = ('figure2', 'table1', 'table2', 'figure3', 'figure4', 'figure5')  # What `make reproduce` makes when nothing is chosen
+    figures: tuple = ('figure2', 'table1', 'table2', 'table4', 'figure3', 'figure4', 'figure5')  # What `make reproduce` makes when nothing is chosen
     ablation: tuple = ('multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions')  # Benchmarks of Table 2
     layer_choices: tuple = ('layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16', 'layers_mid8_up16_up32')  # Its rows (v)
 
@@ -92,11 +94,11 @@ MINI = Profile(
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3, layers=('mid_4', 'up_8', 'up_16'),
     mixed_precision='no', gradient_checkpointing=False, ema=0.0, seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
     inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50,
-    visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip', inception='', latency_rounds=20,
+    visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip', inception='', latency_rounds=20, daam_pictures=60,
     layer_choices=('layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16'))  # no fourth size of maps: the fourth choice is its full method
 
 QUICK = MINI.replace(name='quick', train_images=1024, val_images=200, steps=200, seeds=(0,), mask_sources=('automatic',), checkpoint_every=100, sample_every=100, prompts=32, rounds=2,
-    visor_prompts=60, visor_rounds=1, coco_captions=100, flickr_captions=100, latency_rounds=10,
+    visor_prompts=60, visor_rounds=1, coco_captions=100, flickr_captions=100, latency_rounds=10, daam_pictures=8, inner_steps=3,
     figures=('figure2', 'table2', 'figure4'), ablation=('multigen_coco', 'multigen_ade20k'), layer_choices=())
 
 MINI_V = MINI.replace(name='mini_v', model='tokencompose/zoo/sd_v', resolution=80, layers=('mid_5', 'up_10', 'up_20'), figures=('table3',))

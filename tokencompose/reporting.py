@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT_REPORTED', 'TABLE2_ROWS', 'TABLE2_LAYER_ROWS',
-           'TABLE3_ROWS', 'MG_COLUMNS', 'TABLE1_ROWS', 'paper_numbers', 'Metric', 'metric_info', 'result_path',
-           'check_result', 'save_result', 'load_results', 'pooled', 'format_value', 'format_seconds', 'compare_frame',
-           'column_label', 'ablation_columns', 'table2_frame', 'table3_frame', 'table1_columns', 'table1_frame',
-           'difference_frame', 'points_frame', 'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of',
-           'save_table', 'publish']
+           'TABLE3_ROWS', 'MG_COLUMNS', 'TABLE1_ROWS', 'TABLE4_ROWS', 'TABLE4_COLUMNS', 'paper_numbers', 'Metric',
+           'metric_info', 'result_path', 'check_result', 'save_result', 'load_results', 'pooled', 'format_value',
+           'format_seconds', 'compare_frame', 'column_label', 'ablation_columns', 'table2_frame', 'table3_frame',
+           'table1_columns', 'table1_frame', 'table4_frame', 'difference_frame', 'points_frame', 'pictures_grid',
+           'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
 import json, math, numbers
@@ -390,6 +390,19 @@ def table1_frame(
     labels = dict(denoise='denoising loss only (control)', tokencompose='TokenCompose')
     ours = [*table1_columns(extractor), ('latency', 'ratio')]
     return compare_frame(results, rows or TABLE1_ROWS, ours, 1, table1_columns(), fill_from=(2,), labels=labels, **kwargs)
+
+# %% ../nbs/50_reporting.ipynb #4a1ac9f7
+TABLE4_ROWS = ['frozen', 'denoise', 'tokencompose']
+TABLE4_COLUMNS = [('daam', name) for name in ('mIoU', 'iou_0.3', 'iou_0.5', 'iou_best', 'ap', 'mass')]
+
+def table4_frame(
+    results: list,  # From `load_results`
+    rows: list = None,  # Method keys; None for the paper's three
+    **kwargs,  # Passed to `compare_frame`
+) -> pd.DataFrame:
+    "Table 4: DAAM's overlap with the masks of given pictures."
+    labels = dict(denoise='denoising loss only', tokencompose='TokenCompose')
+    return compare_frame(results, rows or TABLE4_ROWS, TABLE4_COLUMNS, 4, TABLE4_COLUMNS[:1], labels=labels, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #671145bb
 def difference_frame(

@@ -216,13 +216,15 @@ class GroundingDataset(torch.utils.data.Dataset):
         seed: int = 0,  # Seed of the mirroring
         metadata: str = 'metadata.jsonl',  # Name of the list of rows
         check: bool = True,  # Look at once whether every file is there
+        rows: list = None,  # Of `Row`, where another layout was read; those of `metadata` when None
+        read_mask=load_mask,  # Function of a mask's path, for that layout
     ):
         if mask_orientation not in ('auto', 'upright', 'stored'): raise ValueError(f'mask_orientation is auto, upright or stored, not {mask_orientation!r}.')
         if not 0 <= flip <= 1: raise ValueError(f'flip is a share between 0 and 1, not {flip!r}.')
         self.folder, self.images, self.mask_folder = Path(folder), Path(images or folder), masks and Path(masks)
         self.tokenizer, self.resolution = fast_tokenizer(tokenizer), resolution
         self.occurrence, self.longest_first, self.mask_orientation, self.flip, self.seed = occurrence, longest_first, mask_orientation, flip, seed
-        self.rows = read_rows(folder, metadata)
+        self.rows, self.read_mask = rows or read_rows(folder, metadata), read_mask
         self.length = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else 77
         self._aligned = {}
         if check: self.check_files()
@@ -266,7 +268,7 @@ class GroundingDataset(torch.utils.data.Dataset):
         if any(self.rows[i].masks): stored, orientation = _named(self.rows[i], _header, self.image_path(i))
         for n, path in enumerate(self.mask_paths(i)):
             if path is None: continue
-            mask, size = _named(self.rows[i], _match, load_mask, path, stored, orientation, self.mask_orientation)
+            mask, size = _named(self.rows[i], _match, self.read_mask, path, stored, orientation, self.mask_orientation)
             fitted[n] = _named(self.rows[i], fit_masks, mask[None], self.resolution, size)[0]
         return fitted
 

@@ -15,7 +15,7 @@ from .visor import read_visor, visor_prompts, visor_subset
 from ..profiles import Profile
 
 # %% ../../nbs/48_metrics.benchmarks.ipynb #e95595b1
-METRIC_BENCHMARKS = {'multigen': ('multigen_coco', 'multigen_ade20k'), 'visor': ('visor',), 'fid': ('coco_captions', 'flickr30k'), 'grounding': ('',)}
+METRIC_BENCHMARKS = {'multigen': ('multigen_coco', 'multigen_ade20k'), 'visor': ('visor',), 'fid': ('coco_captions', 'flickr30k'), 'grounding': ('',), 'daam': ('',)}
 BENCHMARKS = tuple(name for names in METRIC_BENCHMARKS.values() for name in names if name)
 
 def benchmark_of(
