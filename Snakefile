@@ -159,4 +159,5 @@ rule paper_figure:
         lambda w: [f'{RUNS}/results/latency/done']*(w.figure == 'table1')
     output: f'{RUNS}/paper_figures/' + '{figure}.ipynb'
     threads: 1
+    resources: gpu=lambda w: int(w.figure == 'figure4')  # the one that runs models
     shell: papermill('{output[0]}')

@@ -17,7 +17,7 @@ from tokencompose.core import file_sha256, read_json, read_jsonl
 from tokencompose.data.dataset import read_rows
 from tokencompose.metrics import fid
 from tokencompose.profiles import PROFILES, SD14
-from tokencompose.reporting import load_results, TABLE4_COLUMNS
+from tokencompose.reporting import load_results
 
 
 PRECISION = dict(sd14='bf16', sd21='no')  # the profile's own once; on a CPU it is the slow one
@@ -45,7 +45,7 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)  # two notebooks in one process, with two precisions
     def step(name, **params): run(name, tmp_path/f'{name.split("/")[-1]}', **dict(profile=profile) | params)
     weights, coco, out, runs = files/'weights', tmp_path/'coco', tmp_path, tmp_path/'runs'
-    trained = runs/profile/'train'/'tokencompose-seed0'
+    trained, control = (runs/profile/'train'/f'{variant}-seed0' for variant in ('tokencompose', 'denoise'))
     with FileServer(files/'remote') as server: step('data_prep/00_fetch.ipynb', **given(server, profile=profile, val_images=1), out_dir=coco)
     step('data_prep/01_select_captions.ipynb', source=coco, clip=weights/'clip', out_dir=out/'captions')
     assert [len(r['candidates']) for r in read_jsonl(out/'captions/captions.jsonl')] == [5, 5, 5]
@@ -56,17 +56,21 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     step('data_prep/04_build_dataset.ipynb', split='val', masks='exact', source=coco, model=weights/profile, out_dir=out/'val')
     assert len(read_rows(out/'data')) == 3 and any(read_rows(out/'val')[0].masks)
     step('nbs/train.ipynb', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=2, batch_size=1, sample_every=2, inference_steps=1, mixed_precision=PRECISION[profile], out_dir=trained)
+    step('nbs/train.ipynb', variant='denoise', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=1, batch_size=1, sample_every=0, mixed_precision=PRECISION[profile], out_dir=control)
     assert read_json(trained/'result.json')['result']['seconds'] > 0
     step('nbs/sample.ipynb', model=trained/'pipeline', prompts=1, rounds=1, inference_steps=1, out_dir=out/'images')
-    step('nbs/evaluate.ipynb', images=out/'images', judge=weights/'owlv2', rounds=1, out_dir=out/'results')
-    assert read_json(out/'results'/'multigen_coco'/'frozen.json')['n']['images'] == 1
+    step('nbs/evaluate.ipynb', images=out/'images', judge=weights/'owlv2', rounds=1, method='tokencompose-seed0', out_dir=runs/profile/'results')
+    assert read_json(runs/profile/'results'/'multigen_coco'/'tokencompose.json')['n']['images'] == 1
     redrawn, made = dict(data=out/'val', inversions=out/'inversions', inference_steps=1, inner_steps=1), {}
-    for method, model in {'frozen': weights/profile, 'tokencompose-seed0': trained/'pipeline'}.items():
+    for method, model in {'frozen': weights/profile, 'denoise-seed0': control/'pipeline', 'tokencompose-seed0': trained/'pipeline'}.items():
         step('nbs/evaluate.ipynb', metric='daam', method=method, model=model, pictures=1, data_images=coco/'val2017', out_dir=runs/profile/'results', **redrawn | dict(inversions=out/'inversions'/method))
         made |= {path: path.stat().st_mtime_ns for path in (out/'inversions'/method).glob('*.safetensors')}
-    assert len(made) == 2 and all(values.dtype == torch.float32 for path in made for name, values in load_file(path).items() if name != 'updates')
+    assert len(made) == 3 and all(values.dtype == torch.float32 for path in made for name, values in load_file(path).items() if name != 'updates')
     step('paper_figures/table4.ipynb', runs=runs, out_dir=out/'figures')
-    assert (out/'figures'/'table4.csv').read_text().count('not run') == len(TABLE4_COLUMNS) + 2  # denoising only
+    assert 'not run' not in (out/'figures'/'table4.csv').read_text()
+    table = dict(sd14='table2', sd21='table3')[profile]  # each of a base model
+    step(f'paper_figures/{table}.ipynb', runs=runs, out_dir=out/'figures')
+    assert 'Judged by' in (out/'figures'/f'{table}.md').read_text()  # the trained row has numbers of our own
     step('paper_figures/figure4.ipynb', model=weights/profile, images=coco/'val2017', runs=runs, out_dir=out/'figures', **redrawn)
     assert (out/'figures'/'figure4.png').is_file() and made == {path: path.stat().st_mtime_ns for path in (out/'inversions').glob('*/*.safetensors')}, 'the figure uses the inversions of the table'
 

@@ -105,6 +105,12 @@ def test_daam_of_a_model(place, tmp_path):
     with pytest.raises(ValueError, match='inner_steps 1 there, 2 now'): measured_daam(place, tmp_path, place/'val', method='token-seed1', inner_steps=2)
 
 
+def test_a_method_without_its_model_is_not_measured_on_another(place, tmp_path):
+    for notebook, params in ((EVALUATE, dict(metric='daam')), (EVALUATE, dict(metric='grounding')), (SAMPLE, dict(prompts=1))):
+        with pytest.raises(FileNotFoundError, match='There is no model of method token-seed77 in runs/mini/train/token-seed77/pipeline: train it'):
+            run(notebook, tmp_path, method='token-seed77', out_dir=str(tmp_path/'none'), **params)
+
+
 def write_coco_gen(folder, data, images):
     "The pictures of a data set in the layout of DAAM's own, with dark masks and a word that is in no prompt."
     for row in read_rows(data):

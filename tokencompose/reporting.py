@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT_REPORTED', 'TABLE2_ROWS', 'TABLE2_LAYER_ROWS',
-           'TABLE3_ROWS', 'MG_COLUMNS', 'TABLE1_ROWS', 'TABLE4_ROWS', 'TABLE4_COLUMNS', 'paper_numbers', 'Metric',
-           'metric_info', 'result_path', 'check_result', 'save_result', 'load_results', 'pooled', 'format_value',
-           'format_seconds', 'compare_frame', 'column_label', 'ablation_columns', 'table2_frame', 'table3_frame',
-           'table1_columns', 'table1_frame', 'table4_frame', 'difference_frame', 'points_frame', 'pictures_grid',
-           'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
+           'TABLE3_ROWS', 'TABLE4_ROWS', 'THREE_LABELS', 'MG_COLUMNS', 'TABLE1_ROWS', 'TABLE4_COLUMNS', 'paper_numbers',
+           'Metric', 'metric_info', 'result_path', 'check_result', 'save_result', 'load_results', 'pooled',
+           'format_value', 'format_seconds', 'compare_frame', 'column_label', 'ablation_columns', 'table2_frame',
+           'table3_frame', 'table1_columns', 'table1_frame', 'table4_frame', 'difference_frame', 'points_frame',
+           'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
 import json, math, numbers
@@ -337,7 +337,8 @@ def _cost_cells(ours, rows, profile) -> dict:
 # %% ../nbs/50_reporting.ipynb #4e6a6866
 TABLE2_ROWS = ['frozen', 'denoise', 'pixel', 'token', 'tokencompose']
 TABLE2_LAYER_ROWS = ['layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16', 'layers_mid8_up16_up32']
-TABLE3_ROWS = ['frozen', 'denoise', 'tokencompose']
+TABLE3_ROWS = TABLE4_ROWS = ['frozen', 'denoise', 'tokencompose']
+THREE_LABELS = dict(denoise='denoising loss only', tokencompose='TokenCompose')  # Their names in both tables
 MG_COLUMNS = [(metric, f'MG{k}') for metric in ('multigen_coco', 'multigen_ade20k') for k in range(2, 6)]
 _DISTANCES = {'inception': [('fid_coco', 'FID'), ('fid_flickr', 'FID')], 'clip': [('frechet_coco', 'FD'), ('frechet_flickr30k', 'FD')]}
 
@@ -369,7 +370,7 @@ def table3_frame(
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 3: the method on another base model, which predicts v."
-    return compare_frame(results, TABLE3_ROWS, columns or ablation_columns(), 3, labels=dict(denoise='denoising loss only', tokencompose='TokenCompose'), **kwargs)
+    return compare_frame(results, TABLE3_ROWS, columns or ablation_columns(), 3, labels=THREE_LABELS, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #a5d49498
 TABLE1_ROWS = ['frozen', 'composable', 'layout', 'structured', 'attend_excite', 'denoise', 'tokencompose']
@@ -392,7 +393,6 @@ def table1_frame(
     return compare_frame(results, rows or TABLE1_ROWS, ours, 1, table1_columns(), fill_from=(2,), labels=labels, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #4a1ac9f7
-TABLE4_ROWS = ['frozen', 'denoise', 'tokencompose']
 TABLE4_COLUMNS = [('daam', name) for name in ('mIoU', 'iou_0.3', 'iou_0.5', 'iou_best', 'ap', 'mass')]
 
 def table4_frame(
@@ -401,8 +401,7 @@ def table4_frame(
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 4: DAAM's overlap with the masks of given pictures."
-    labels = dict(denoise='denoising loss only', tokencompose='TokenCompose')
-    return compare_frame(results, rows or TABLE4_ROWS, TABLE4_COLUMNS, 4, TABLE4_COLUMNS[:1], labels=labels, **kwargs)
+    return compare_frame(results, rows or TABLE4_ROWS, TABLE4_COLUMNS, 4, TABLE4_COLUMNS[:1], labels=THREE_LABELS, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #671145bb
 def difference_frame(

@@ -209,7 +209,7 @@ class GroundingDataset(torch.utils.data.Dataset):
         tokenizer,  # The text encoder's tokenizer
         resolution: int,  # Side of the square training image
         masks=None,  # Folder that stands for the leading "seg" of the mask paths; None when it is in `folder`
-        occurrence='first',  # See `align_nouns`
+        occurrence='first',  # See `align_nouns`; 'all' looks beyond the occurrence that a row may name
         longest_first: bool = False,  # See `align_nouns`
         mask_orientation: str = 'auto',  # upright, stored, or auto: stored only where the size says so
         flip: float = 0.,  # Share of samples that are mirrored
@@ -248,7 +248,7 @@ class GroundingDataset(torch.utils.data.Dataset):
     def aligned(self, i: int) -> list:  # One `NounTokens` per noun
         "Where the nouns of a row stand among its tokens."
         row = self.rows[i]
-        if i not in self._aligned: self._aligned[i] = align_nouns(row.text, row.nouns, self.tokenizer, self.occurrence, row.spans, self.longest_first, self.length)
+        if i not in self._aligned: self._aligned[i] = align_nouns(row.text, row.nouns, self.tokenizer, self.occurrence, None if self.occurrence == 'all' else row.spans, self.longest_first, self.length)
         return self._aligned[i]
 
     def token_ids(self, i: int) -> list: return [record.token_ids for record in self.aligned(i)]
