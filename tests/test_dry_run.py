@@ -1,4 +1,4 @@
-"""The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, Table 4 and Figure 4, and every method and metric of Table 1 at sd14; every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
+"""The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, Tables 2 to 4 and Figure 4, and every method and metric of Table 1 at sd14; every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
 import papermill as pm
 import pytest
 import torch

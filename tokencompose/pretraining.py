@@ -7,8 +7,8 @@ __all__ = ['OWL_MEAN', 'OWL_STD', 'FitConfig', 'learning_rate', 'fit', 'scene_po
            'psnr', 'encode_moments', 'set_scaling_factor', 'CaptionPool', 'diffusion_loss', 'unet_loss_fn', 'new_owlv2',
            'query_ids', 'dense_targets', 'DetectionPool', 'disturb', 'normalize', 'detection_loss', 'owlv2_loss_fn',
            'owlv2_forward', 'class_scores', 'recall_precision', 'BaseConfig', 'world_tokenizer', 'base_vae',
-           'pretrain_base', 'base_card', 'JudgeConfig', 'pretrain_judge', 'judge_scores', 'best_threshold',
-           'reconstruct', 'save_zoo', 'judge_processor']
+           'pretrain_base', 'base_card', 'JudgeConfig', 'pretrain_judge', 'classes_present', 'judge_scores',
+           'best_threshold', 'reconstruct', 'save_zoo', 'judge_processor']
 
 # %% ../nbs/32_pretraining.ipynb #af578286
 import copy, math, time
@@ -413,6 +413,10 @@ def pretrain_judge(
     loss_fn = owlv2_loss_fn(model, pool, query_ids(tokenizer, CLASSES), judge_fit) if pool else None
     return fit(dict(model=model), loss_fn, judge_fit, Path(out)/'owlv2.pt', 'judge')['model'], tokenizer
 
+def classes_present(scenes: list) -> torch.Tensor:  # (scenes, classes), bool
+    "Which classes each scene shows."
+    return torch.tensor([[name in {thing.name for thing in scene.things} for name in CLASSES] for scene in scenes])
+
 def judge_scores(
     model, tokenizer,
     scenes: int = 2000,
@@ -424,8 +428,7 @@ def judge_scores(
     queries, held_out = query_ids(tokenizer, CLASSES), scene_pool(scenes, ANY, split, distractors=decoys)
     pictures = draw_pictures(held_out)
     if vae is not None: pictures = reconstruct(vae, pictures)
-    present = torch.tensor([[n in {t.name for t in s.things} for n in CLASSES] for s in held_out])
-    return dict(scores=class_scores(model, pictures, queries), present=present)
+    return dict(scores=class_scores(model, pictures, queries), present=classes_present(held_out))
 
 def best_threshold(
     scores: torch.Tensor,  # (pictures, classes)

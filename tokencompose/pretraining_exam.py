@@ -14,7 +14,7 @@ from PIL import Image
 from .data.world import ANY, CLASSES
 from .metrics.detection import detect
 from .metrics.multigen import draw_prompts, found_array, prompt_row
-from .pretraining import draw_pictures, recall_precision, reconstruct, scene_pool
+from .pretraining import classes_present, draw_pictures, recall_precision, reconstruct, scene_pool
 from .sampling import sample_images
 from .stats import bootstrap_interval
 
@@ -53,6 +53,7 @@ def judge_exam(
     with tempfile.TemporaryDirectory() as folder:
         for i, picture in enumerate(pictures): Image.fromarray(picture.permute(1, 2, 0).numpy()).save(Path(folder)/f'{i}_0.png')
         found = torch.from_numpy(found_array(detect(judge, folder, asked, 1, Path(folder)/'verdicts'), asked, threshold, 1)[:, 0])
-    present = torch.tensor([[name in {thing.name for thing in scene.things} for name in names] for scene in held_out])
-    every, each = (recall_precision(found.float().reshape(-1, n), present.reshape(-1, n), .5) for n in (1, len(names)))
+    present = classes_present(held_out)
+    shown = present.any(0)  # a class that no scene shows has no recall
+    every, each = recall_precision(found.float().reshape(-1, 1), present.reshape(-1, 1), .5), recall_precision(found[:, shown].float(), present[:, shown], .5)
     return pd.DataFrame({name: {'all things': every[name].item(), 'worst class': each[name].min().item()} for name in every})

@@ -397,11 +397,10 @@ TABLE4_COLUMNS = [('daam', name) for name in ('mIoU', 'iou_0.3', 'iou_0.5', 'iou
 
 def table4_frame(
     results: list,  # From `load_results`
-    rows: list = None,  # Method keys; None for the paper's three
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 4: DAAM's overlap with the masks of given pictures."
-    return compare_frame(results, rows or TABLE4_ROWS, TABLE4_COLUMNS, 4, TABLE4_COLUMNS[:1], labels=THREE_LABELS, **kwargs)
+    return compare_frame(results, TABLE4_ROWS, TABLE4_COLUMNS, 4, TABLE4_COLUMNS[:1], labels=THREE_LABELS, **kwargs)
 
 # %% ../nbs/50_reporting.ipynb #671145bb
 def difference_frame(

@@ -143,9 +143,8 @@ def daam_result(
     "DAAM scores of one method as plain numbers for a result file; scores by other settings never share its column."
     how, scores = result['how'], dict(mIoU=result['scores'][f'iou_{PAPER_THRESHOLD:g}'], **result['scores'])
     judge = f'DAAM ({" and ".join(how["layers"])}) over null-text inversion ({how["inference_steps"]} steps, guidance {how["guidance_scale"]:g}, at most {how["inner_steps"]} updates a step) of {len(result["distances"])} pictures in {result["data"]}'
-    worse = [i for i, far in result['distances'].items() if not far < result['plain'][i]]
-    notes = dict(how, threshold=PAPER_THRESHOLD, left_out=len(result['left_out']), inverted=result['inverted'], distances=distance_table(result).to_dict('index'), not_below_plain=len(worse),
-                 each={name: {i: round(far, 6) for i, far in result[key].items()} for name, key in dict(fitted='distances', plain='plain').items()})
+    worse = sum(not far < result['plain'][i] for i, far in result['distances'].items())
+    notes = dict(how, threshold=PAPER_THRESHOLD, left_out=len(result['left_out']), inverted=result['inverted'], distances=distance_table(result).to_dict('index'), not_below_plain=worse)
     return dict(**grounding_result(scores, result['images'], draws, seed), judge=judge, notes=notes)
 
 def daam_examples(
