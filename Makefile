@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 help:
 	@echo 'make reproduce            the miniature paper at profile quick (PROFILE=mini: the long run)'
-	@echo 'make publish PROFILE=mini  its executed notebooks into paper_figures/executed/'
+	@echo 'make publish PROFILE=mini  its executed notebooks and records into paper_figures/'
 	@echo 'make test                 notebook tests and pytest'
 	@echo 'make lab                  JupyterLab in the environment'
 
@@ -38,9 +38,10 @@ reproduce: setup
 	@for table in summary table1 table3 table4; do [ ! -f runs/$(PROFILE)/paper_figures/$$table.md ] || cat runs/$(PROFILE)/paper_figures/$$table.md; done
 	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/* runs/$(PROFILE)/train/*/pipeline runs/$(PROFILE)/images/*
 
-publish: setup  # executed notebooks of a run, cleaned, to be committed
+publish: setup  # executed notebooks of a run, cleaned, and the records they were made from, to be committed
 	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
 	$(BIN)/nbdev_clean --fname paper_figures/executed
+	$(BIN)/python -c "from tokencompose.reporting import keep_records; keep_records('runs/$(PROFILE)', 'paper_figures/records/$(PROFILE)')"
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

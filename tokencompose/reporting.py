@@ -8,17 +8,17 @@ __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT
            'Metric', 'metric_info', 'result_path', 'check_result', 'save_result', 'load_results', 'pooled',
            'format_value', 'format_seconds', 'compare_frame', 'column_label', 'ablation_columns', 'table2_frame',
            'table3_frame', 'table1_columns', 'table1_frame', 'table4_frame', 'difference_frame', 'points_frame',
-           'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish']
+           'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish', 'keep_records']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
-import json, math, numbers
+import json, math, numbers, re, shutil
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 from PIL import Image
-from .core import read_json, repo_root, resolve, write_json, write_text
+from .core import atomic_path, read_json, repo_root, resolve, write_json, write_text
 from .plotting import image_grid
 from .sampling import image_name
 from .stats import seeds_difference, seeds_interval
@@ -509,3 +509,21 @@ def publish(
         cell['metadata'] = {k: v for k, v in cell['metadata'].items() if k == 'tags'}
     text = json.dumps(notebook, indent=1, ensure_ascii=False).replace(f'{repo_root()}/', '')
     write_text(target, text + '\n')
+
+# %% ../nbs/50_reporting.ipynb #0084edab
+def keep_records(
+    run,  # Folder of a profile's runs, runs/<profile>
+    target,  # Receives the same tree, only smaller
+    pictures: int = 5,  # Prompts whose pictures are kept, of the first training seed
+) -> int:  # Files
+    "Copy what tables and grids read of a run, without the repository's place on this machine."
+    run, target = resolve(run), resolve(target)
+    texts = [path for pattern in ('results/*/*.json', 'train/*/result.json', 'images/*/*/cost.json') for path in run.glob(pattern)]
+    if not texts: raise FileNotFoundError(f'{run} holds no results: run `make reproduce` of this profile first.')
+    lists = [path for path in run.glob('images/*/multigen_coco/prompts.json') if re.search(r'-seed[1-9]', path.parts[-3]) is None]
+    for path in texts + lists: write_text(target/path.relative_to(run), path.read_text().replace(f'{repo_root()}/', ''))
+    drawn = [path.parent/image_name(row['unique_id'], 0) for path in lists for row in read_json(path)[:pictures]]
+    for path in drawn:
+        with atomic_path(target/path.relative_to(run), sync=False) as temporary: shutil.copyfile(path, temporary)
+    return len(texts + lists + drawn)
+
