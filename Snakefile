@@ -24,7 +24,7 @@ FIGURES = {
     'figure2': {(run, 'results', m) for run in seeds(*({'tokencompose', 'exact'} & {*TRAINED})) for m in [*MULTIGEN, 'grounding']},
     'table1': {(run, 'results', b) for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')] for b in METRIC if not (run in NEED_THINGS and b == 'coco_captions')},
     'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS, *P.layer_choices)] for m in [*P.ablation, 'grounding']},
-    'table3': {(run, 'results', m) for run in ['frozen', *seeds('denoise', 'tokencompose')] for m in P.ablation},
+    'table3': {(run, 'results', m) for run in ['frozen', *seeds('denoise', 'tokencompose')] for m in [*P.ablation, 'grounding']},
     'table4': {(run, 'results', 'daam') for run in ['frozen', *seeds('denoise', 'tokencompose')]},
     'figure3': set(),
     'figure4': {(run, 'train', None) for run in seeds(*VARIANTS)},

@@ -120,7 +120,7 @@ RESULTS = {
     'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1_difference.md'],
     'paper_figures/figure5.ipynb': ['figure5.png'],
     'paper_figures/figure3.ipynb': ['figure3.png', 'figure3.md'],
-    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3_difference.md'],
+    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3_difference.md', 'table3_grounding.md'],
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
     'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4_difference.md', 'table4_distances.md'],

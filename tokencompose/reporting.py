@@ -8,7 +8,8 @@ __all__ = ['METHODS', 'PAPER_LABELS', 'PAPER_SOURCE', 'METRICS', 'NOT_RUN', 'NOT
            'Metric', 'metric_info', 'result_path', 'check_result', 'save_result', 'load_results', 'pooled',
            'format_value', 'format_seconds', 'compare_frame', 'column_label', 'ablation_columns', 'table2_frame',
            'table3_frame', 'table1_columns', 'table1_frame', 'table4_frame', 'difference_frame', 'points_frame',
-           'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table', 'publish', 'keep_records']
+           'grounding_frame', 'pictures_grid', 'to_markdown', 'to_csv', 'to_style', 'caption_of', 'save_table',
+           'publish', 'keep_records']
 
 # %% ../nbs/50_reporting.ipynb #51dbd27f
 import json, math, numbers, re, shutil
@@ -442,6 +443,15 @@ def points_frame(
     means = pooled([r for r in results if r['method'] in rows and (r['metric'] == 'visor' or r['metric'].startswith('multigen'))])
     shown = means[means.name.isin(names)]
     return shown.assign(row=shown.metric.str.replace('multigen_', '') + ' ' + shown.name).sort_values('method', key=lambda m: m.map(rows.index), kind='stable')
+
+def grounding_frame(
+    results: list,  # From `load_results`
+    rows: list,  # Method keys, in order
+) -> pd.DataFrame:  # Texts; a row for each method that was probed, a column for each figure
+    "Attention against masks on held-out scenes, with intervals."
+    means = pooled([r for r in results if r['method'] in rows and r['metric'] == 'grounding'])
+    cells = means.assign(text=[format_value(r.value, r.low, r.high, digits=metric_info('grounding').digits) for r in means.itertuples()])
+    return pd.DataFrame({name: cells[cells.name == name].set_index('method').text for name in dict.fromkeys(cells.name)}, index=pd.Index([m for m in rows if (cells.method == m).any()], name='method'))
 
 def pictures_grid(
     folder,  # The profile's pictures, runs/<profile>/images
