@@ -531,8 +531,12 @@ def keep_records(
     texts = [path for pattern in ('results/*/*.json', 'train/*/result.json', 'images/*/*/cost.json') for path in run.glob(pattern)]
     if not texts: raise FileNotFoundError(f'{run} holds no results: run `make reproduce` of this profile first.')
     lists = [path for path in run.glob('images/*/multigen_coco/prompts.json') if re.search(r'-seed[1-9]', path.parts[-3]) is None]
-    for path in texts + lists: write_text(target/path.relative_to(run), path.read_text().replace(f'{repo_root()}/', ''))
-    drawn = [path.parent/image_name(row['unique_id'], 0) for path in lists for row in read_json(path)[:pictures]]
+    for path in texts: write_text(target/path.relative_to(run), path.read_text().replace(f'{repo_root()}/', ''))
+    drawn = []
+    for path in lists:
+        prompts = read_json(path)[:pictures]
+        write_json(target/path.relative_to(run), prompts)
+        drawn += [path.parent/image_name(row['unique_id'], 0) for row in prompts]
     for path in drawn:
         with atomic_path(target/path.relative_to(run), sync=False) as temporary: shutil.copyfile(path, temporary)
     return len(texts + lists + drawn)
