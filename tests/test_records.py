@@ -1,0 +1,37 @@
+"The committed records of a run make its committed table again."
+import re
+
+import numpy as np
+import papermill as pm
+import pytest
+from conftest import ROOT
+
+from tokencompose.core import read_json
+
+RECORDS = ROOT/'paper_figures/records'
+WHOLE = [('mini_v', 'table3')]  # profile and the table that its records hold wholly
+
+
+def numbers(text): return [float(n) for n in re.findall(r'-?\d+\.\d+', text)]
+
+
+def styled_cells(notebook):
+    "The cells of the first table that an executed notebook shows."
+    html = next(''.join(o['data']['text/html']) for cell in notebook['cells'] if cell['cell_type'] == 'code' for o in cell['outputs'] if 'text/html' in o.get('data', {}))
+    return re.findall(r'<td[^>]*>(.*?)</td>', html)
+
+
+@pytest.mark.parametrize('profile,table', WHOLE)
+def test_records_make_the_committed_table(profile, table, tmp_path):
+    pm.execute_notebook(ROOT/f'paper_figures/{table}.ipynb', tmp_path/'again.ipynb', dict(profile=profile, runs='paper_figures/records', out_dir=str(tmp_path)), cwd=ROOT, progress_bar=False)
+    again, committed = (styled_cells(read_json(path)) for path in (tmp_path/'again.ipynb', ROOT/f'paper_figures/executed/{table}.ipynb'))
+    assert len(again) == len(committed) and not any('not run' in cell for cell in committed)
+    for a, b in zip(again, committed): np.testing.assert_allclose(numbers(a), numbers(b), atol=.11)  # another processor may round the last digit the other way
+
+
+def test_records_are_small_and_nobodys_own():
+    files = [path for path in RECORDS.rglob('*') if path.is_file()]
+    assert files
+    for path in files:
+        assert path.stat().st_size < 100_000, path
+        if path.suffix == '.json': assert not re.search(r'"/(?!/)', path.read_text()), f'{path} names a place on somebody\'s machine'
