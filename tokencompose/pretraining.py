@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
 from transformers import CLIPTokenizerFast, Owlv2Config, Owlv2ForObjectDetection
-from .core import atomic_path, default_device, file_sha256, keyed_generator, Progress, SampleOrder, Settings
+from .core import atomic_path, default_device, file_sha256, keyed_generator, Progress, read_json, SampleOrder, Settings, write_json
 from .models import build_tokenizer, load_pipeline, new_pipeline, new_scheduler, new_text_encoder, new_unet, new_vae, slow_tokenizer, tokenize
 from .data.world import ANY, captions_of, CLASSES, draw_scene, held_out_pairs, render, VSR, WEB
 
@@ -457,6 +457,8 @@ def save_zoo(
     for part in parts:
         part = copy.deepcopy(part).to(torch.float16) if hasattr(part, 'to') else part
         part.save_pretrained(temporary)
+    for path in temporary.rglob('config.json'):  # where a part was loaded from names a place on somebody's disk
+        if '_name_or_path' in (config := read_json(path)): write_json(path, {name: value for name, value in config.items() if name != '_name_or_path'})
     hashes = ''.join(f'| `{p.relative_to(temporary)}` | {p.stat().st_size/2**20:.1f} MB | `{file_sha256(p)}` |\n' for p in sorted(temporary.rglob('*.safetensors')))
     (temporary/'README.md').write_text(f'{card}\n\n| file | size | SHA-256 |\n| --- | --- | --- |\n{hashes}')
     shutil.rmtree(folder, ignore_errors=True)
