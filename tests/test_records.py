@@ -1,7 +1,6 @@
 "The committed records of a run make its committed table again."
 import re
 
-import numpy as np
 import papermill as pm
 import pytest
 from conftest import ROOT
@@ -12,7 +11,13 @@ RECORDS = ROOT/'paper_figures/records'
 WHOLE = [('mini_v', 'table3')]  # profile and the table that its records hold wholly
 
 
-def numbers(text): return [float(n) for n in re.findall(r'-?\d+\.\d+', text)]
+def numbers(text): return re.findall(r'-?\d+\.\d+', text)
+
+
+def agree(a, b):
+    "Two printed numbers, up to one in the last digit: another processor may round the other way."
+    digits = len(b.split('.')[1])
+    return len(a.split('.')[1]) == digits and abs(float(a) - float(b)) < 1.5*10**-digits
 
 
 def styled_cells(notebook):
@@ -26,7 +31,8 @@ def test_records_make_the_committed_table(profile, table, tmp_path):
     pm.execute_notebook(ROOT/f'paper_figures/{table}.ipynb', tmp_path/'again.ipynb', dict(profile=profile, runs='paper_figures/records', out_dir=str(tmp_path)), cwd=ROOT, progress_bar=False)
     again, committed = (styled_cells(read_json(path)) for path in (tmp_path/'again.ipynb', ROOT/f'paper_figures/executed/{table}.ipynb'))
     assert len(again) == len(committed) and not any('not run' in cell for cell in committed)
-    for a, b in zip(again, committed): np.testing.assert_allclose(numbers(a), numbers(b), atol=.11)  # another processor may round the last digit the other way
+    pairs = [pair for cells in zip(again, committed) for pair in zip(*map(numbers, cells), strict=True)]
+    assert len(pairs) > 50 and not [pair for pair in pairs if not agree(*pair)]
 
 
 def test_records_are_small_and_name_no_machine():

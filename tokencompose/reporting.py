@@ -526,7 +526,7 @@ def keep_records(
     target,  # Receives the same tree, only smaller
     pictures: int = 5,  # Prompts whose pictures are kept, of the first training seed
 ) -> int:  # Files
-    "Copy what tables and grids read of a run, without the repository's place on this machine."
+    "Copy what tables and grids read of a run, without the repository's place on this machine; records of other runs stay."
     run, target = resolve(run), resolve(target)
     texts = [path for pattern in ('results/*/*.json', 'train/*/result.json', 'images/*/*/cost.json') for path in run.glob(pattern)]
     if not texts: raise FileNotFoundError(f'{run} holds no results: run `make reproduce` of this profile first.')
