@@ -1,4 +1,5 @@
 """The dry run of the paper: profiles sd14 and sd21 from fetched files to judged pictures, Tables 2 to 4 and Figure 4, and every method and metric of Table 1 at sd14; every model a tiny random one in the real file layout, every picture one of a few invented ones in COCO's."""
+import pandas as pd
 import papermill as pm
 import pytest
 import torch
@@ -16,8 +17,9 @@ from tokencompose.baselines import attend_excite, layout
 from tokencompose.core import file_sha256, read_json, read_jsonl
 from tokencompose.data.dataset import read_rows
 from tokencompose.metrics import fid
-from tokencompose.profiles import PROFILES, SD14
-from tokencompose.reporting import load_results
+from tokencompose.profiles import PROFILES
+from tokencompose.reporting import load_results, METHODS
+from tokencompose.training import VARIANTS
 
 
 PRECISION = dict(sd14='bf16', sd21='no')  # the profile's own once; on a CPU it is the slow one
@@ -39,14 +41,25 @@ def run(name, output, **params):
     pm.execute_notebook(str(ROOT/name), str(output), {key: str(value) if hasattr(value, 'parts') else value for key, value in params.items()}, cwd=str(ROOT), progress_bar=False, engine_name='here')
 
 
+def paper_with(profile, weights, inception, monkeypatch):
+    "The paper's profile with small models in place of the published ones."
+    small = PROFILES[profile].replace(model=f'{weights}/{profile}', judge=f'{weights}/owlv2', visor_judge=f'{weights}/owlvit', inception=str(write_inception(inception)), revision='', judge_revision='', visor_judge_revision='')
+    monkeypatch.setitem(PROFILES, profile, small)
+    monkeypatch.setattr(fid.Inception.__init__, '__defaults__', ('', file_sha256(inception)))  # random weights instead of the ones that FID is defined by
+
+
+OTHERS = dict(sd14=('denoise', 'pixel', 'token', 'layers_down16_mid8_up16'), sd21=('denoise',))  # Table 2 belongs to the first model, Table 3 to the second
+
+
 @pytest.mark.parametrize('profile', ['sd14', 'sd21'])
 def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     AcceleratorState._reset_state(reset_partial_state=True)  # two notebooks in one process, with two precisions
     def step(name, **params): run(name, tmp_path/f'{name.split("/")[-1]}', **dict(profile=profile) | params)
     weights, coco, out, runs = files/'weights', tmp_path/'coco', tmp_path, tmp_path/'runs'
+    paper_with(profile, weights, tmp_path/'inception.pth', monkeypatch)
     trained, control = (runs/profile/'train'/f'{variant}-seed0' for variant in ('tokencompose', 'denoise'))
-    with FileServer(files/'remote') as server: step('data_prep/00_fetch.ipynb', **given(server, profile=profile, val_images=1), out_dir=coco)
+    with FileServer(files/'remote') as server: step('data_prep/00_fetch.ipynb', **given(server, profile=profile, val_images=1, coco_captions=2), out_dir=coco)
     step('data_prep/01_select_captions.ipynb', source=coco, clip=weights/'clip', out_dir=out/'captions')
     assert [len(r['candidates']) for r in read_jsonl(out/'captions/captions.jsonl')] == [5, 5, 5]
     step('data_prep/02_tag_nouns.ipynb', captions=out/'captions', tagger=weights/'pos-english'/'pytorch_model.bin', out_dir=out/'nouns')
@@ -56,10 +69,13 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     step('data_prep/04_build_dataset.ipynb', split='val', masks='exact', source=coco, model=weights/profile, out_dir=out/'val')
     assert len(read_rows(out/'data')) == 3 and any(read_rows(out/'val')[0].masks)
     step('nbs/train.ipynb', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=2, batch_size=1, sample_every=2, inference_steps=1, mixed_precision=PRECISION[profile], out_dir=trained)
-    step('nbs/train.ipynb', variant='denoise', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=1, batch_size=1, sample_every=0, mixed_precision=PRECISION[profile], out_dir=control)
+    for variant in OTHERS[profile]:  # the other objectives, and the one choice of layers with a layer of the way down
+        step('nbs/train.ipynb', variant=variant, model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=1, batch_size=1, sample_every=0, mixed_precision=PRECISION[profile], out_dir=runs/profile/'train'/f'{variant}-seed0')
     assert read_json(trained/'result.json')['result']['seconds'] > 0
-    step('nbs/sample.ipynb', model=trained/'pipeline', prompts=1, rounds=1, inference_steps=1, out_dir=out/'images')
-    step('nbs/evaluate.ipynb', images=out/'images', judge=weights/'owlv2', rounds=1, method='tokencompose-seed0', out_dir=runs/profile/'results')
+    for benchmark, metric in dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid').items():  # a whole row of Tables 2 and 3
+        step('nbs/sample.ipynb', benchmark=benchmark, data=coco, model=trained/'pipeline', prompts=1 + (metric == 'fid'), rounds=1, inference_steps=1, out_dir=out/'images'/benchmark)
+        step('nbs/evaluate.ipynb', metric=metric, benchmark=benchmark, images=out/'images'/benchmark, references=coco/'val2017', rounds=1, method='tokencompose-seed0', out_dir=runs/profile/'results')
+    step('nbs/evaluate.ipynb', metric='grounding', method='tokencompose-seed0', model=trained/'pipeline', data=out/'val', data_images=coco/'val2017', timesteps=[401], out_dir=runs/profile/'results')
     assert read_json(runs/profile/'results'/'multigen_coco'/'tokencompose.json')['n']['images'] == 1
     redrawn, made = dict(data=out/'val', inversions=out/'inversions', inference_steps=1, inner_steps=1), {}
     for method, model in {'frozen': weights/profile, 'denoise-seed0': control/'pipeline', 'tokencompose-seed0': trained/'pipeline'}.items():
@@ -70,9 +86,12 @@ def test_paper_dry_run(profile, files, tmp_path, monkeypatch):
     assert 'not run' not in (out/'figures'/'table4.csv').read_text()
     table = dict(sd14='table2', sd21='table3')[profile]  # each of a base model
     step(f'paper_figures/{table}.ipynb', runs=runs, out_dir=out/'figures')
-    assert 'Judged by' in (out/'figures'/f'{table}.md').read_text()  # the trained row has numbers of our own
+    row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=0).loc[METHODS['tokencompose'] if profile == 'sd14' else 'TokenCompose']
+    assert len(own := row[row.index.str.startswith(f'{profile} | ')]) == 8 and 'not run' not in own.tolist()  # object accuracy, MG3 to MG5 on both lists, FID
+    assert 'iou_0.3' in (out/'figures'/dict(sd14='grounding.md', sd21='table3_grounding.md')[profile]).read_text()
     step('paper_figures/figure4.ipynb', model=weights/profile, images=coco/'val2017', runs=runs, out_dir=out/'figures', **redrawn)
-    assert (out/'figures'/'figure4.png').is_file() and made == {path: path.stat().st_mtime_ns for path in (out/'inversions').glob('*/*.safetensors')}, 'the figure uses the inversions of the table'
+    assert {path.parent.name for path in (out/'inversions').glob('*/*.safetensors')} == {'frozen', *(f'{v}-seed0' for v in ('tokencompose', *OTHERS[profile]) if v in VARIANTS)}, 'all models of the figure draw'
+    assert (out/'figures'/'figure4.png').is_file() and made.items() <= {path: path.stat().st_mtime_ns for path in (out/'inversions').glob('*/*.safetensors')}.items(), 'the figure uses the inversions of the table'
 
 
 # Table 1, row by row: what is drawn for each method, one picture a prompt. The paper has no COCO distance of the methods that want boxes or tokens.
@@ -84,11 +103,9 @@ SHORT = dict(layout=dict(max_iter=1, loss_scale=3e4), attend_excite=dict(max_ref
 def test_table_1_dry_run(files, tmp_path, monkeypatch):
     "The four rivals, both MultiGen lists, VISOR by its own judge, FID by Inception and latency at sd14, with the profile's own models."
     weights, coco, runs = files/'weights', tmp_path/'coco', tmp_path/'runs'
-    inception, maps = write_inception(tmp_path/'inception.pth'), {}
-    paper = SD14.replace(model=f'{weights}/sd14', judge=f'{weights}/owlv2', visor_judge=f'{weights}/owlvit', inception=str(inception), revision='', judge_revision='', visor_judge_revision='')
+    maps = {}
+    paper_with('sd14', weights, tmp_path/'inception.pth', monkeypatch)
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
-    monkeypatch.setitem(PROFILES, 'sd14', paper)
-    monkeypatch.setattr(fid.Inception.__init__, '__defaults__', ('', file_sha256(inception)))  # random weights instead of the ones that FID is defined by
     strengths, losses = attend_excite.token_strengths, layout.layout_losses
     monkeypatch.setattr(attend_excite, 'token_strengths', lambda seen, size, *args: (maps.setdefault('attend_excite', (size, len(seen))), strengths(seen, size, *args))[1])
     monkeypatch.setattr(layout, 'layout_losses', lambda seen, *args: (maps.setdefault('layout', [m.shape[2] for m in seen]), losses(seen, *args))[1])

@@ -333,7 +333,7 @@ def _cost_cells(ours, rows, profile) -> dict:
         seconds.append(format_seconds(sum(r['seconds'] for r in files.values()) if files else math.nan))
         peaks = [r['peak_memory_mb'] for r in files.values() if math.isfinite(r['peak_memory_mb'])]
         memory.append(f'{max(peaks):.0f} MB' if peaks else 'not measured' if files else NOT_RUN)
-    return {(f'cost ({profile})', 'time'): seconds, (f'cost ({profile})', 'peak memory'): memory}
+    return {(f'cost ({profile})', 'drawing and judging'): seconds, (f'cost ({profile})', 'peak memory'): memory}
 
 # %% ../nbs/50_reporting.ipynb #4e6a6866
 TABLE2_ROWS = ['frozen', 'denoise', 'pixel', 'token', 'tokencompose']
@@ -411,7 +411,7 @@ def difference_frame(
     baseline: str = 'denoise',  # Method that is subtracted
     labels: dict = None,  # As in `compare_frame`
     draws: int = 2000,
-) -> pd.DataFrame:  # Texts such as "+25.0 [0.0, 50.0]"
+) -> pd.DataFrame:  # Texts such as "+25.0 [0.0, 50.0] (3 seeds: +18.0 to +31.0)"
     "Our numbers minus those of a baseline on the same prompts or images."
     if results := _wanted(results, rows + [baseline], columns): _comparable(results, rows + [baseline], columns, None)
     labels = METHODS | (labels or {})
@@ -420,18 +420,20 @@ def difference_frame(
 
 def _difference(results, method, baseline, metric, name, draws) -> str:
     sides = [[r for r in results if (r['metric'], r['method']) == (metric, m) and name in r['values']] for m in (method, baseline)]
-    sides = [sorted(side, key=lambda r: str(r['seed'])) for side in sides]
     if not all(sides): return NOT_RUN
-    digits, runs = metric_info(metric).digits, sides[0] + sides[1]
-    value = np.subtract(*(np.mean([r['values'][name] for r in side]) for side in sides))
-    if any('units' not in r or name not in r['units']['values'] for r in runs): return f'{value:+.{digits}f} (no interval)'
+    common = set.intersection(*({r['seed'] for r in side} for side in sides)) - {None}
+    sides = [sorted((r for r in side if not common or r['seed'] in common), key=lambda r: str(r['seed'])) for side in sides]
+    digits, runs, paired = metric_info(metric).digits, sides[0] + sides[1], bool(common)
+    values = [np.array([r['values'][name] for r in side]) for side in sides]
+    each = values[0] - (values[1] if paired else values[1].mean())
+    text, spread = f'{each.mean():+.{digits}f}', f' ({len(each)} seeds: {each.min():+.{digits}f} to {each.max():+.{digits}f})'*(len(each) > 1)
+    if any('units' not in r or name not in r['units']['values'] for r in runs): return f'{text} (no interval){spread}'
     if any(r['units']['ids'] != runs[0]['units']['ids'] for r in runs): raise ValueError(f'{method} and {baseline} were scored on different prompts or images of {metric}: a paired difference needs the same ones.')
     weights = [_unit_arrays(r, name)[1] for r in runs]
-    if any((w != weights[0]).any() for w in weights): return f'{value:+.{digits}f} (no interval)'
+    if any((w != weights[0]).any() for w in weights): return f'{text} (no interval){spread}'
     scores = [np.stack([_unit_arrays(r, name)[0] for r in side]) for side in sides]
-    same_seeds = [r['seed'] for r in sides[0]] == [r['seed'] for r in sides[1]]
-    interval = seeds_difference(*scores, weights[0], draws=draws, paired=same_seeds)
-    return f'{value:+.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]'
+    interval = seeds_difference(*scores, weights[0], draws=draws, paired=paired, bounds=metric_info(metric).bounds)
+    return f'{text} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]{spread}'
 
 # %% ../nbs/50_reporting.ipynb #42a5f448
 def points_frame(
@@ -496,7 +498,7 @@ def caption_of(frame: pd.DataFrame) -> str:
     "What a reader must know before comparing: whose numbers, which interval, which judge."
     judges = f' Judged by {", ".join(frame.attrs["judges"])}.' if frame.attrs['judges'] else ''
     return (f'Paper: Table {frame.attrs["table"]} as printed, ± over rounds. {frame.attrs["profile"]}: measured here, with 95 % intervals over prompts or images '
-            f'(and training seeds where there are several).{judges}')
+            f'(and training seeds where there are several; three can be too few, see the range over them). Cost: of all columns, mean of the seeds, on machines that did other work too.{judges}')
 
 def save_table(
     frame: pd.DataFrame,

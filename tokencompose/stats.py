@@ -119,6 +119,7 @@ def seeds_difference(
     draws: int = 2000,
     seed: int = 0,
     paired: bool = False,  # Run k of both sides had the same training seed: resample runs for both sides together too
+    bounds: tuple = None,  # Ends of the scale such as (0, 100), for recipes that agree on every unit
 ) -> Interval:  # Mean of values - baseline
     "Interval of a difference: units are resampled for both sides together, training seeds on each side or in pairs."
     values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
@@ -130,4 +131,7 @@ def seeds_difference(
     picked = [keyed_rng(seed, 'runs', 0 if paired else side, s.shape[1]).integers(0, s.shape[1], s.shape) for side, s in enumerate(sides)]
     differences = np.subtract(*(np.take_along_axis(s, p, 1).mean(1) for s, p in zip(sides, picked)))
     mean = _ratio((by_unit*weights).sum(0), weights.sum(0))
-    return _interval(mean[:len(values)].mean() - mean[len(values):].mean(), differences, by_unit[:, 0], weights[:, 0], level, None)
+    interval = _interval(mean[:len(values)].mean() - mean[len(values):].mean(), differences, by_unit[:, 0], weights[:, 0], level, None)
+    if not bounds or not (by_unit == by_unit[:, :1])[weights[:, 0] > 0].all(): return interval
+    reach = (bounds[1] - bounds[0])*(1 - ((1 - level)/2)**(1/max(1, int((weights[:, 0] > 0).sum()))))
+    return Interval(interval.mean, -reach, reach)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'LAYER_VARIANTS', 'TrainConfig', 'fixed_part', 'refuse_changes', 'config_for', 'run_folder', 'model_of',
-           'sample_draws', 'denoising_target', 'step_losses', 'total_loss', 'loss_row', 'map_sizes', 'cached_dataset',
-           'make_batch', 'save_checkpoint', 'checkpoints', 'is_complete', 'newest_checkpoint', 'load_checkpoint',
-           'MetricsLog', 'validation_losses', 'sample_grid', 'sole_user', 'train', 'peak_memory_mb', 'encode', 'main']
+           'sample_draws', 'denoising_target', 'step_losses', 'total_loss', 'loss_row', 'latent_side', 'map_sizes',
+           'cached_dataset', 'make_batch', 'save_checkpoint', 'checkpoints', 'is_complete', 'newest_checkpoint',
+           'load_checkpoint', 'MetricsLog', 'validation_losses', 'sample_grid', 'sole_user', 'train', 'peak_memory_mb',
+           'encode', 'main']
 
 # %% ../nbs/31_training.ipynb #7b68efd6
 import contextlib, dataclasses, hashlib, json, os, resource, shutil, time
@@ -107,14 +108,19 @@ def config_for(
     fields = {k: v for k, v in profile.to_dict().items() if k in {f.name for f in dataclasses.fields(TrainConfig)} - {'token_loss_scale', 'pixel_loss_scale', 'val_images'}}
     fields.update(
         data=f'{data}/tokencompose', images=f'{data}/train2017', val_data=f'{data}/tokencompose_val', val_images=f'{data}/val2017', seed=seed,
-        out_dir=run_folder(f'{root}/runs' if root else f'runs/{profile.name}', variant, seed),
+        out_dir=run_folder(f'{root}/runs' if root else f'runs/{profile.name}', variant, seed, profile.steps if profile.steps != get_profile(profile.name).steps else 0),
         token_loss_scale=profile.token_loss_scale*token, pixel_loss_scale=profile.pixel_loss_scale*pixel, layers=LAYER_VARIANTS.get(variant, profile.layers))
     if 'data' in changes and 'val_data' not in changes: fields['val_data'] = ''  # the profile's held-out set does not belong to other data
     return TrainConfig.from_params({**fields, **changes})
 
-def run_folder(runs: str, variant: str, seed: int) -> str:
+def run_folder(
+    runs: str,
+    variant: str,
+    seed: int,
+    steps: int = 0,  # Updates, when they are not the profile's own: such a run is no row of a table and has a folder of its own
+) -> str:
     "Where a variant's run lies."
-    return f'{runs}/train/{variant}-seed{seed}'
+    return f'{runs}/train/{variant}{f"-{steps}steps" if steps else ""}-seed{seed}'
 
 def model_of(
     profile: str,  # Name
@@ -182,23 +188,30 @@ def loss_row(denoise_loss, grounding, config: TrainConfig) -> dict:  # name -> d
     return {k: v.detach().float() for k, v in row.items()}
 
 # %% ../nbs/31_training.ipynb #358e9df8
-def map_sizes(unet, layers) -> dict:  # Group -> (h, w)
-    "Map sizes of the supervised groups for the square training image."
-    return {group: (int(group.split('_')[1]),)*2 for group in resolve_layers(unet, layers)}
+def latent_side(pipe, config: TrainConfig) -> int:
+    "Side of the latents of the training images, which need not be the U-Net's own."
+    return config.resolution//pipe.vae_scale_factor
+
+def map_sizes(unet, layers, side: int) -> dict:  # Group -> (h, w)
+    "Map sizes of the supervised groups for square latents of this side."
+    return {group: (int(group.split('_')[1]),)*2 for group in resolve_layers(unet, layers, side)}
 
 def cached_dataset(
     pipe, data: str, images: str, config: TrainConfig,
     share: tuple = (0, 1),  # (rank, number of processes): who encodes what is missing
     rows: int = 0,  # Use the first rows only; all when 0
+    held_out: bool = False,  # Whether it is the held-out set: named `val_data` and `val_images` in messages
 ) -> CachedDataset:
     "Images, captions and masks of a folder as tensors in memory; encoded on the first call, read from the cache later."
     folder, pictures = resolve(data), resolve(images)
+    last = '04_build_dataset' + ' -p split val -p masks exact'*held_out
     for path, what in ((folder, 'data'), (pictures, 'images')):
-        if not path.is_dir(): raise FileNotFoundError(f'The {what} folder {path} is missing: make it with the notebooks in data_prep/ (first 00_scenes, last 04_build_dataset), or name another with `-p {what} FOLDER`.')
+        name = 'val_'*held_out + what
+        if not path.is_dir(): raise FileNotFoundError(f'The {name} folder {path} is missing: make it with the notebooks in data_prep/ (first 00_scenes, last {last}), or name another with `-p {name} FOLDER`.')
     dataset = GroundingDataset(folder, pictures, pipe.tokenizer, config.resolution)
     if rows: dataset.rows = dataset.rows[:rows]
     cache = encode_cache(dataset, pipe.vae, pipe.text_encoder, folder.parent/'cache', share=share)
-    return CachedDataset(dataset, cache, sorted(set(map_sizes(pipe.unet, config.layers).values())), config.mask_rule)
+    return CachedDataset(dataset, cache, sorted(set(map_sizes(pipe.unet, config.layers, latent_side(pipe, config)).values())), config.mask_rule)
 
 def make_batch(data: CachedDataset, order: SampleOrder, places: list, pipe, seed: int, device) -> dict:
     "The samples at some places of the sequence, with their draws, on the device."
@@ -253,10 +266,12 @@ def newest_checkpoint(folder: Path) -> Path:  # None when there is none
     "The newest checkpoint that is whole."
     return next((c for c in reversed(checkpoints(folder)) if is_complete(c)), None)
 
-def load_checkpoint(checkpoint: Path, unet, optimizer, ema, config: TrainConfig) -> int:  # Step
+def load_checkpoint(checkpoint: Path, unet, optimizer, ema, config: TrainConfig, world: int = 1) -> int:  # Step
     "Put a checkpoint's state into the live objects."
-    state = read_json(checkpoint/'state.json')
-    refuse_changes(checkpoint.parent.parent, state['config'], config)
+    state, folder = read_json(checkpoint/'state.json'), checkpoint.parent.parent
+    refuse_changes(folder, state['config'], config)
+    if state['world'] != world: raise ValueError(f'{folder} was trained by {state["world"]} process(es), now {world}: an update would take other images. Start as many as before, or choose another out_dir.')
+    if state['step'] > config.steps: raise ValueError(f'{folder} has {state["step"]} updates already and steps={config.steps} asks for fewer: choose another out_dir, or delete this one.')
     unet.load_state_dict(load_file(checkpoint/'unet.safetensors'))
     optimizer.load_state_dict(torch.load(checkpoint/'optimizer.pt', map_location='cpu', weights_only=True))
     if ema is not None: ema.shadow_params = [p.to(s.device) for p, s in zip(load_file(checkpoint/'ema.safetensors').values(), ema.shadow_params)]; ema.optimization_step = state['step']
@@ -295,7 +310,7 @@ class MetricsLog:
 def validation_losses(unet, scheduler, data: CachedDataset, pipe, config: TrainConfig, device) -> dict:
     "Mean losses on held-out rows at fixed (noise, timestep)."
     order, rows, batch_size = SampleOrder(len(data), 0), [], max(config.batch_size, 8)
-    with CrossAttentionCapture(unet, config.layers) as capture:
+    with CrossAttentionCapture(unet, config.layers, latent_side(pipe, config)) as capture:
         for start in range(0, len(data), batch_size):
             places = list(range(start, min(start + batch_size, len(data))))
             row = loss_row(*step_losses(unet, scheduler, make_batch(data, order, places, pipe, -1, device), config, capture), config)
@@ -340,19 +355,19 @@ def train(
     pipe = load_pipeline(config.model, config.revision, device=str(device))
     pipe.scheduler = new_sampler(pipe.scheduler.config)
     data = cached_dataset(pipe, config.data, config.images, config, (rank, world))
-    held_out = cached_dataset(pipe, config.val_data, config.val_images, config, (rank, world), config.val_rows) if config.val_data and config.sample_every else None
+    held_out = cached_dataset(pipe, config.val_data, config.val_images, config, (rank, world), config.val_rows, held_out=True) if config.val_data and config.sample_every else None
     accelerator.wait_for_everyone()
     unet, scheduler = pipe.unet.float().requires_grad_(True).train(), DDPMScheduler.from_config(pipe.scheduler.config)
     if config.gradient_checkpointing: unet.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay, fused=device.type in ('cuda', 'cpu'))
     ema = EMAModel(unet.parameters(), decay=config.ema) if config.ema else None
     newest = newest_checkpoint(out/'checkpoints')
-    step = load_checkpoint(newest, unet, optimizer, ema, config) if newest else 0
+    step = load_checkpoint(newest, unet, optimizer, ema, config, world) if newest else 0
     if ema is not None: ema.to(device)
     model, optimizer = accelerator.prepare(unet, optimizer)
     main, last = accelerator.is_main_process, min(config.steps, stop_at or config.steps)
     order, started, first, global_batch = SampleOrder(len(data), config.seed), time.monotonic(), step, config.batch_size*world
-    alone, watch = sole_user(out) if main else contextlib.nullcontext(), CrossAttentionCapture(unet, config.layers) if config.supervised else contextlib.nullcontext()
+    alone, watch = sole_user(out) if main else contextlib.nullcontext(), CrossAttentionCapture(unet, config.layers, latent_side(pipe, config)) if config.supervised else contextlib.nullcontext()
     with alone, watch as capture:
         log = MetricsLog(out, step, config.tensorboard) if main else None
         bar = Progress(config.steps, f'train {out.name}', 'step', done=step) if main else None
@@ -418,7 +433,7 @@ def peak_memory_mb(device=None) -> float:
 def encode(config: TrainConfig) -> int:  # Samples in memory
     "Only encode the data of a run, so that trainings side by side find the cache ready."
     pipe = load_pipeline(config.model, config.revision)
-    return sum(len(cached_dataset(pipe, d, i, config)) for d, i in ((config.data, config.images), (config.val_data, config.val_images)) if d)
+    return sum(len(cached_dataset(pipe, d, i, config, held_out=held_out)) for d, i, held_out in ((config.data, config.images, False), (config.val_data, config.val_images, True)) if d)
 
 @call_parse
 def main(
@@ -432,7 +447,7 @@ def main(
     data: str = '',  # Training folder in the authors' layout; data/<profile>/tokencompose when empty
     images: str = '',  # Its images; data/<profile>/train2017 when empty
     val_data: str = '',  # Held-out folder; data/<profile>/tokencompose_val when empty, none when `data` is given without it
-    out_dir: str = '',  # Run folder; runs/<profile>/train/<variant>-seed<seed> when empty
+    out_dir: str = '',  # Run folder; runs/<profile>/train/<variant>-seed<seed> when empty, <variant>-<steps>steps-seed<seed> for other `steps` than the profile's
     encode_only: bool = False,  # Only encode the data sets
 ):
     "Fine-tune one variant of a profile."

@@ -113,18 +113,20 @@ def frechet_interval(
     groups: list,  # For each pair a name; pairs of one name stay together
     folds: int = 20,  # Groups to leave out in turn, or as many as there are names
     seed: int = 0,
-) -> tuple:  # Distance, low, high (95 %), standard error; not a number with fewer than three names
-    "Fréchet distance with a jackknife interval over pairs."
+) -> tuple:  # Distance, low, high (95 %), standard error, score of each group by its first name; not a number and none with fewer than three names
+    "Fréchet distance with a jackknife interval over pairs, and the groups' scores behind it."
     if not len(features) == len(reference) == len(groups): raise ValueError(f'{len(features)} pictures, {len(reference)} references and {len(groups)} groups: expected one of each for every pair.')
     names = sorted(set(groups))
     fold = dict(zip([names[i] for i in keyed_rng(seed, 'folds', len(names)).permutation(len(names))], np.arange(len(names)) % folds))
     of_pair = np.array([fold[name] for name in groups])
     parts = [[Moments(side[of_pair == f]) for f in range(min(folds, len(names)))] for side in (features, reference)]
     value = distance_of(*(_merged(side) for side in parts))
-    if len(names) < 3: return value, np.nan, np.nan, np.nan
+    if len(names) < 3: return value, np.nan, np.nan, np.nan, {}
     left = np.array([distance_of(*(_merged(side[:f] + side[f + 1:]) for side in parts)) for f in range(len(parts[0]))])
-    error = float(np.sqrt((len(left) - 1)/len(left)*((left - left.mean())**2).sum()))
-    return value, max(0., value - 1.96*error), value + 1.96*error, error
+    scores = value + (len(left) - 1)*(left.mean() - left)
+    error = float(scores.std(ddof=1)/np.sqrt(len(scores)))
+    firsts = [next(name for name in names if fold[name] == f) for f in range(len(left))]
+    return value, max(0., value - 1.96*error), value + 1.96*error, error, dict(zip(firsts, scores.tolist()))
 
 def _merged(parts) -> Moments:
     total = Moments()
@@ -333,7 +335,7 @@ def frechet_result(
     folds: int = 20,
     subsets: int = 100,
     seed: int = 0,
-) -> dict:  # n, values, std, intervals, judge, notes: the measured part of a result (see `reporting`)
+) -> dict:  # n, values, std, intervals, units (groups of reference pictures), judge, notes: the measured part of a result (see `reporting`)
     "Both distances between drawn pictures and their references, with the protocol."
     rows = sorted(rows, key=lambda row: str(row['unique_id']))
     paths, surplus = checked_pictures(pictures, rows)
@@ -341,14 +343,14 @@ def frechet_result(
     lost = [path for path in real if not path.is_file()]
     if lost: raise FileNotFoundError(f'{len(set(lost))} of {len(set(real))} reference pictures are missing, the first is {lost[0]}: put the whole validation set there.')
     drawn, true = extract(extractor, paths, folder, 0, batch), extract(extractor, real, reference_folder, side, batch)
-    value, low, high, error = frechet_interval(drawn, true, [row['image'] for row in rows], folds, seed)
+    value, low, high, error, scores = frechet_interval(drawn, true, [row['image'] for row in rows], folds, seed)
     kernel, spread, size = kernel_distance(drawn, true, subsets, seed=seed)
     first, second = ('FID', 'KID') if isinstance(extractor, Inception) else ('FD', 'KD')
     protocol = dict(extractor.record, features=drawn.shape[1], pictures=len(rows), distinct_references=len(set(real)), reference_preparation=f'shorter side to {side}, bicubic with prefilter, centre cut out' if side else 'as they are',
                     formats=sorted({path.suffix.lower() for path in paths + real}), picture_sizes=sorted({_size(path) for path in paths}), distance='float64, eigenvalues, covariance with n - 1',
                     interval=f'jackknife over {min(folds, len(set(real)))} groups of reference pictures with their captions', kernel=f'cubic polynomial, unbiased, {subsets} subsets of {size}', left_out=surplus, more_pictures_than_features=len(rows) > drawn.shape[1])
-    intervals = {first: [low, high]} if np.isfinite(low) else {}
-    return dict(n=dict(images=len(rows), references=len(set(real))), values={first: value, second: kernel}, std={second: spread} | ({first: error} if np.isfinite(error) else {}), intervals=intervals, judge=extractor.label, notes=protocol)
+    sure = dict(intervals={first: [low, high]}, units=dict(ids=list(scores), values={first: list(scores.values())})) if scores else dict(intervals={})
+    return dict(n=dict(images=len(rows), references=len(set(real))), values={first: value, second: kernel}, std={second: spread} | ({first: error} if scores else {}), **sure, judge=extractor.label, notes=protocol)
 
 def _size(path) -> str:
     with Image.open(path) as picture: return f'{picture.width}x{picture.height}'
