@@ -425,7 +425,7 @@ def _difference(results, method, baseline, metric, name, draws) -> str:
     sides = [sorted((r for r in side if not common or r['seed'] in common), key=lambda r: str(r['seed'])) for side in sides]
     digits, runs, paired = metric_info(metric).digits, sides[0] + sides[1], bool(common)
     values = [np.array([r['values'][name] for r in side]) for side in sides]
-    each = values[0] - (values[1] if paired else values[1].mean())
+    each = values[0] - values[1] if paired or 1 in map(len, values) else values[0].mean(keepdims=True) - values[1].mean()
     text, spread = f'{each.mean():+.{digits}f}', f' ({len(each)} seeds: {each.min():+.{digits}f} to {each.max():+.{digits}f})'*(len(each) > 1)
     if any('units' not in r or name not in r['units']['values'] for r in runs): return f'{text} (no interval){spread}'
     if any(r['units']['ids'] != runs[0]['units']['ids'] for r in runs): raise ValueError(f'{method} and {baseline} were scored on different prompts or images of {metric}: a paired difference needs the same ones.')
