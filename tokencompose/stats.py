@@ -67,10 +67,14 @@ def _interval(mean, means, values, weights, level, bounds) -> Interval:
     low, high = _percentiles(means, alpha)
     for end, other in ((0, 1), (1, 0)) if bounds else ():
         stuck = ((values == bounds[end]) | (weights == 0)).all(0)
-        reach = bounds[end] + (bounds[other] - bounds[end])*(1 - (alpha/2)**(1/np.maximum(units, 1)))
+        reach = bounds[end] + (bounds[other] - bounds[end])*_missed(units, alpha)
         low, high = (low, np.where(stuck, reach, high)) if end == 0 else (np.where(stuck, reach, low), high)
     low, high = np.where(units > 1, low, np.nan), np.where(units > 1, high, np.nan)
     return Interval(*(x.item() if np.ndim(x) == 0 else x for x in (mean, low, high)))
+
+def _missed(units, alpha):
+    "The largest share of successes that so many units can all miss (exact binomial)."
+    return 1 - (alpha/2)**(1/np.maximum(units, 1))
 
 def _percentiles(means, alpha):
     "Percentiles over draws, leaving out draws that met no weight; not a number where no draw did."
@@ -133,5 +137,5 @@ def seeds_difference(
     mean = _ratio((by_unit*weights).sum(0), weights.sum(0))
     interval = _interval(mean[:len(values)].mean() - mean[len(values):].mean(), differences, by_unit[:, 0], weights[:, 0], level, None)
     if not bounds or not (by_unit == by_unit[:, :1])[weights[:, 0] > 0].all(): return interval
-    reach = (bounds[1] - bounds[0])*(1 - ((1 - level)/2)**(1/max(1, int((weights[:, 0] > 0).sum()))))
+    reach = float((bounds[1] - bounds[0])*_missed((weights[:, 0] > 0).sum(), 1 - level))
     return Interval(interval.mean, -reach, reach)
