@@ -468,7 +468,8 @@ def pictures_grid(
     prompts = read_json(Path(folder)/drawn[0]/benchmark/'prompts.json')[:columns]
     for row in prompts: print(row['unique_id'], row['text'])
     pictures = [[Image.open(Path(folder)/run/benchmark/image_name(row['unique_id'], 0)) for row in prompts] for run in drawn]
-    return image_grid(pictures, row_titles=drawn, col_titles=[str(row['unique_id']) for row in prompts])
+    titles = [run.replace('_', ' ') for run in drawn]  # long names wrap between words
+    return image_grid(pictures, row_titles=titles, col_titles=[str(row['unique_id']) for row in prompts])
 
 
 # %% ../nbs/50_reporting.ipynb #f3a1a54d
