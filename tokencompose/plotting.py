@@ -229,7 +229,8 @@ def point_intervals(
 ) -> plt.Figure:
     "Horizontal points with intervals, one row a name."
     names, levels = _check_points(frame, [x, y, low, high] + ([hue] if hue else []), y, hue, reference)
-    figure, ax = plt.subplots(figsize=size or (4.8, .7 + .28*len(names)*max(1, .6*len(levels))), layout='constrained')
+    legend = .07*max(map(len, map(str, levels)))  # as wide as its longest name
+    figure, ax = plt.subplots(figsize=size or (4.8 + legend, .7 + .28*len(names)*max(1, .6*len(levels))), layout='constrained')
     for i, (level, colour) in enumerate(zip(levels, sns.color_palette('colorblind', len(levels)))):
         part = frame if hue is None else frame[frame[hue] == level]
         rows = np.array([names.index(n) for n in part[y]]) + (i - (len(levels) - 1)/2)*min(.22, .8/len(levels))  # a name's points stay in its row

@@ -441,10 +441,11 @@ def points_frame(
     rows: list,  # Method keys, in order
     names: list,  # Figures such as "OA" and "MG3"
 ) -> pd.DataFrame:  # As `pooled`, with a column row, such as "coco MG3"
-    "Object accuracy and MultiGen as `plotting.point_intervals` takes them."
-    means = pooled([r for r in results if r['method'] in rows and (r['metric'] == 'visor' or r['metric'].startswith('multigen'))])
-    shown = means[means.name.isin(names)]
-    return shown.assign(row=shown.metric.str.replace('multigen_', '') + ' ' + shown.name).sort_values('method', key=lambda m: m.map(rows.index), kind='stable')
+    "Object accuracy and MultiGen as `plotting.point_intervals` takes them, in the order of the tables' columns."
+    metrics = ['visor', *dict(MG_COLUMNS)]
+    means = pooled([r for r in results if r['method'] in rows and r['metric'] in metrics])
+    shown = means[means.name.isin(names)].sort_values(['method', 'metric'], key=lambda c: c.map([*rows, *metrics].index))
+    return shown.assign(row=shown.metric.str.replace('multigen_', '') + ' ' + shown.name)
 
 def grounding_frame(
     results: list,  # From `load_results`
