@@ -146,7 +146,7 @@ rule evaluate_model:
     shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.model}', metric='{wildcards.probe}')
 
 rule latency:  # with the machine to itself
-    input: 'nbs/latency.ipynb', f'{RUNS}/train/tokencompose-seed{P.seeds[0]}/result.json', weights(P.model)
+    input: 'nbs/8_studies/run_latency.ipynb', f'{RUNS}/train/tokencompose-seed{P.seeds[0]}/result.json', weights(P.model)
     output: touch(f'{RUNS}/results/latency/done')
     threads: workflow.cores
     resources: gpu=1

@@ -62,7 +62,7 @@ def tiny_grounding_dino(folder):
 def tiny_sam(folder):
     """sam_vit_h_4b8939.pth with a file of sizes: 1024 pixels in patches of 16, as published, but thin."""
     from tokencompose.core import write_json
-    from tokencompose.data.segment import new_sam, SamConfig
+    from tokencompose.data.sam import new_sam, SamConfig
     sizes = SamConfig(image_size=1024, patch_size=16, width=16, depth=1, heads=2, window=14, global_blocks=(), prompt_width=16, mask_channels=4, decoder_heads=2, decoder_mlp=16, iou_width=8, more_masks=3)
     torch.save(new_sam(sizes).state_dict(), folder/'sam_vit_h_4b8939.pth')
     write_json(folder/'sam_vit_h_4b8939.json', sizes.to_dict())

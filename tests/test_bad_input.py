@@ -11,7 +11,7 @@ from PIL import Image
 from traitlets.config import Config
 
 from tokencompose.core import read_json, write_json
-from tokencompose.data.world import write_world
+from tokencompose.data.world_files import write_world
 
 
 class HereEngine(Engine):

@@ -10,8 +10,9 @@ from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from tokencompose.core import read_jsonl
-from tokencompose.data.boxes import (assign_boxes, clean_noun, Grounded, GroundingDinoConfig, GroundingDinoGrounder, grounding_prompt, grounding_prompts, HFGroundingDinoGrounder,
-                                     load_grounder, load_published, locations, new_grounding_dino, noun_tokens, SEPARATORS, write_bert)
+from tokencompose.data.boxes import assign_boxes, clean_noun, FoundBoxes, grounding_prompt, grounding_prompts
+from tokencompose.data.boxes import GroundingDinoConfig, GroundingDinoGrounder, HFGroundingDinoGrounder, load_grounder
+from tokencompose.data.boxes import load_published, locations, new_grounding_dino, noun_tokens, SEPARATORS, write_bert
 from tokencompose.data.world import draw_scene, render, VSR
 
 CAPTIONS = ROOT.parent/'shared'/'data'/'captions_nouns.jsonl'
@@ -146,7 +147,7 @@ def test_equal_scores_come_in_reading_order(tokenizer):
     logits, boxes = torch.zeros(4, 256), torch.tensor([[.8, .8, .1, .1], [.2, .8, .1, .1], [.8, .2, .1, .1], [.2, .2, .1, .1]])
     found = assign_boxes(logits, boxes, (100, 100), prompt, tokenizer)
     assert [tuple(round(v) for v in b.box[:2]) for b in found.boxes] == [(15, 15), (75, 15), (15, 75), (75, 75)]
-    one, two = Grounded(found.boxes[:3:2]), Grounded(found.boxes[1::2])
+    one, two = FoundBoxes(found.boxes[:3:2]), FoundBoxes(found.boxes[1::2])
     one.add(two)
     assert one == found   # the union of two prompts' boxes is ordered like one
 
@@ -204,7 +205,7 @@ def test_company_does_not_matter(grounder, pictures):
     images = pictures + [pictures[0][:40], pictures[1][:40]]
     nouns = NOUNS + [['cat', 'man'], ['woman']]
     alone = [grounder([i], [n])[0] for i, n in zip(images, nouns)]
-    assert sum(len(g.boxes) for g in alone) > 20 and alone[2] == Grounded()
+    assert sum(len(g.boxes) for g in alone) > 20 and alone[2] == FoundBoxes()
     for batch in (1, 3, 16):
         grounder.batch = batch
         close(grounder(images, nouns), alone)

@@ -9,7 +9,7 @@ from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
-from tokencompose.data.nouns import REASONS, align_nouns, explain_alignment, fast_tokenizer, noun_spans
+from tokencompose.data.nouns import align_nouns, explain_alignment, fast_tokenizer, noun_spans, REASONS
 
 CAPTIONS = ROOT.parent/'shared'/'data'/'captions_nouns.jsonl'
 BYTES = {c: b for b, c in bytes_to_unicode().items()}

@@ -13,8 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision import transforms
 
-from tokencompose.data.dataset import GroundingDataset, collate, crop_geometry, fit_image, fit_masks, load_image, read_rows, summary, write_dataset, write_row
-from tokencompose.data.masks import RULES, TargetTable, load_mask, mask_fractions, mask_targets, pack_targets, save_mask
+from tokencompose.data.dataset import collate, crop_geometry, fit_image, fit_masks, GroundingDataset, load_image
+from tokencompose.data.dataset import read_rows, summary, write_dataset, write_row
+from tokencompose.data.masks import load_mask, mask_fractions, mask_targets, pack_targets, RULES, save_mask
+from tokencompose.data.masks import TargetTable
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 sides = st.integers(1, 24)

@@ -11,8 +11,9 @@ from tokencompose.metrics import detection
 from tokencompose.metrics.detection import detect, load_judge, QUERY, read_detections
 from tokencompose.metrics.multigen import draw_prompts, found_array, mg_table, prompt_classes
 from tokencompose.models import build_tokenizer
-from tokencompose.pretraining import new_owlv2
-from tokencompose.sampling import image_name, work_list
+from tokencompose.metrics.detection import new_owlv2
+from tokencompose.core import image_name
+from tokencompose.sampling import work_list
 
 NAMES = ['cat', 'dog', 'pizza', 'teddy bear', 'hot dog']
 PROMPTS = draw_prompts(NAMES, 3, seed=0, objects=3) + [{**draw_prompts(NAMES, 1, seed=1, objects=2)[0], 'unique_id': 7}]

@@ -16,8 +16,8 @@ from tokencompose.core import file_sha256, read_json, read_jsonl
 from tokencompose.data.dataset import read_rows
 from tokencompose.metrics import fid
 from tokencompose.profiles import PROFILES
-from tokencompose.reporting import METHODS
-from tokencompose.training import VARIANTS
+from tokencompose.reporting.paper import METHODS
+from tokencompose.run_config import VARIANTS
 
 
 PRECISION = dict(sd14='bf16', sd21='no')  # the profile's own once; on a CPU it is the slow one

@@ -4,9 +4,9 @@ from PIL import Image
 from test_dry_run import files, paper_with, run  # noqa: F401  (files is a fixture)
 from test_fetch import given
 
-from tokencompose.baselines import attend_excite, layout
+from tokencompose.rivals import attend_excite, layout
 from tokencompose.core import read_json
-from tokencompose.reporting import load_results
+from tokencompose.reporting.results import load_results
 
 # Table 1, row by row: what is drawn for each method, one picture a prompt. The paper has no COCO distance of the methods that want boxes or tokens.
 DRAWN = {'frozen': ('multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions', 'flickr30k'), 'composable': ('multigen_coco', 'flickr30k'), 'layout': ('multigen_coco', 'visor', 'flickr30k'),
@@ -42,7 +42,7 @@ def test_table_1(files, tmp_path, monkeypatch):  # noqa: F811
     scored('visor', 'layout', 'visor', rounds=1)
     scored('fid', 'frozen', 'coco_captions', references=coco/'val2017')
     scored('fid', 'frozen', 'flickr30k', references=coco/'flickr30k'/'flickr30k-images')
-    step('nbs/latency.ipynb', rivals=['structured'], models=dict(tokencompose=f'{weights}/sd14'), repeats=2, warm_up=0, inference_steps=1, out_dir=runs/'sd14'/'results')
+    step('nbs/8_studies/run_latency.ipynb', rivals=['structured'], models=dict(tokencompose=f'{weights}/sd14'), repeats=2, warm_up=0, inference_steps=1, out_dir=runs/'sd14'/'results')
     found = {(r['metric'], r['method']): r for r in load_results('sd14', str(runs))}
     assert {('multigen_coco', 'attend_excite'), ('visor', 'layout'), ('fid_coco', 'frozen'), ('fid_flickr', 'frozen'), ('latency', 'frozen'), ('latency', 'tokencompose')} <= set(found)
     assert 'owlvit' in found['visor', 'layout']['judge'] and set(found['visor', 'layout']['values']) >= {'OA', 'uncond'}

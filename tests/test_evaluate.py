@@ -9,14 +9,14 @@ from tokencompose.core import read_json
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.dataset import GroundingDataset, load_image, read_rows
 from tokencompose.data.masks import load_mask
-from tokencompose.data.world import write_world
+from tokencompose.data.world_files import write_world
 from tokencompose.inversion import read_inversion
 from tokencompose.metrics.daam import daam, daam_result, daam_rows
 from tokencompose.metrics.detection import read_detections
 from tokencompose.metrics.multigen import prompt_classes, read_prompts
-from tokencompose.metrics.probe import probe
+from tokencompose.metrics.grounding import probe
 from tokencompose.models import load_pipeline, tiny_pipeline
-from tokencompose.reporting import load_results
+from tokencompose.reporting.results import load_results
 
 SAMPLE, EVALUATE = 'nbs/sample.ipynb', 'nbs/evaluate.ipynb'
 SMALL = dict(prompts=3, rounds=2, inference_steps=2, objects=3, sample_batch=4)

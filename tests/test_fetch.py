@@ -13,7 +13,8 @@ from test_bad_input import run
 from tokencompose.core import read_jsonl, write_jsonl
 from tokencompose.data import fetch as module
 from tokencompose.data.coco import build_dataset, read_coco
-from tokencompose.data.fetch import LOCK, FetchError, Source, archive_source, download, fetch, fetch_annotations, fetch_photos, vsr_sources
+from tokencompose.data.fetch import archive_source, download, fetch, fetch_annotations, fetch_photos, FetchError, LOCK
+from tokencompose.data.fetch import Source, vsr_sources
 from tokencompose.metrics.benchmarks import benchmark_prompts, for_benchmark
 from tokencompose.profiles import SD14
 

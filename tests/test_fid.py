@@ -12,10 +12,12 @@ from scipy.linalg import sqrtm
 from test_bad_input import run
 from test_toy_runs import write_pipeline
 from tokencompose.core import file_sha256, read_json, repo_root, write_json
-from tokencompose.data.world import write_world
+from tokencompose.data.world_files import write_world
 from tokencompose.metrics import fid
-from tokencompose.metrics.fid import ClipImages, coco_captions, distance_of, extract, flickr_captions, frechet_distance, frechet_interval, frechet_result, Inception, kernel_distance, Moments, read_captions
-from tokencompose.reporting import load_results
+from tokencompose.metrics.frechet import distance_of, frechet_distance, frechet_interval, kernel_distance, Moments
+from tokencompose.metrics.fid import ClipImages, coco_captions, file_features, flickr_captions, frechet_result
+from tokencompose.metrics.fid import Inception, read_pairs
+from tokencompose.reporting.results import load_results
 
 SAMPLE, EVALUATE = 'nbs/sample.ipynb', 'nbs/evaluate.ipynb'
 CLIP = repo_root()/'tokencompose/zoo/clip'
@@ -129,43 +131,43 @@ def pictures(tmp_path):
 
 
 def test_a_killed_extraction_goes_on(clip, pictures, tmp_path, monkeypatch):
-    whole, saved, save = extract(clip, pictures, tmp_path/'whole', 64), [], fid.save_file
+    whole, saved, save = file_features(clip, pictures, tmp_path/'whole', 64), [], fid.save_file
     def failing(entries, path):
         if len(saved) == 2: raise OSError('No space left on device')
         saved.append(path)
         save(entries, path)
     with monkeypatch.context() as patch:
         patch.setattr(fid, 'save_file', failing)
-        with pytest.raises(OSError, match='No space'): extract(clip, pictures, tmp_path/'part', 64, batch=2, part=2)
+        with pytest.raises(OSError, match='No space'): file_features(clip, pictures, tmp_path/'part', 64, batch=2, part=2)
     looked, features = [], clip.features
     monkeypatch.setattr(clip, 'features', lambda images: looked.append(len(images)) or features(images))
-    np.testing.assert_allclose(extract(clip, pictures, tmp_path/'part', 64, batch=3), whole, atol=1e-5)
+    np.testing.assert_allclose(file_features(clip, pictures, tmp_path/'part', 64, batch=3), whole, atol=1e-5)
     assert sum(looked) == 10, 'four of fourteen were filed before'
-    extract(clip, pictures, tmp_path/'part', 64)
+    file_features(clip, pictures, tmp_path/'part', 64)
     assert sum(looked) == 10
 
 
 def test_two_processes_at_once(clip, pictures, tmp_path):
-    whole = extract(clip, pictures, tmp_path/'whole')
-    code = ('import sys; from pathlib import Path; from tokencompose.metrics.fid import ClipImages, extract\n'
-            'try: extract(ClipImages(sys.argv[1], "cpu"), sorted(Path(sys.argv[2]).glob("*.png")), sys.argv[3], batch=2, part=2, share=(1, 2))\n'
+    whole = file_features(clip, pictures, tmp_path/'whole')
+    code = ('import sys; from pathlib import Path; from tokencompose.metrics.fid import ClipImages, file_features\n'
+            'try: file_features(ClipImages(sys.argv[1], "cpu"), sorted(Path(sys.argv[2]).glob("*.png")), sys.argv[3], batch=2, part=2, share=(1, 2))\n'
             'except ValueError as error: assert "still to be looked at" in str(error), error\n')
     with subprocess.Popen([sys.executable, '-c', code, str(CLIP), str(tmp_path/'pictures'), str(tmp_path/'both')], cwd=repo_root()) as other:
-        with pytest.raises(ValueError, match='7 of 14 pictures are still to be looked at'): extract(clip, pictures, tmp_path/'both', batch=3, part=3, share=(0, 2))
+        with pytest.raises(ValueError, match='7 of 14 pictures are still to be looked at'): file_features(clip, pictures, tmp_path/'both', batch=3, part=3, share=(0, 2))
         assert other.wait(timeout=300) == 0
     assert len(list((tmp_path/'both').glob('part-*'))) == 3 + 4
     def refuse(images): raise AssertionError('nothing is left to look at')
     done = ClipImages(CLIP, 'cpu')
     done.features = refuse
-    np.testing.assert_allclose(extract(done, pictures, tmp_path/'both'), whole, atol=1e-5)
+    np.testing.assert_allclose(file_features(done, pictures, tmp_path/'both'), whole, atol=1e-5)
 
 
 def test_a_damaged_part_is_named(clip, pictures, tmp_path):
-    extract(clip, pictures, tmp_path/'features')
+    file_features(clip, pictures, tmp_path/'features')
     part, = (tmp_path/'features').glob('part-*')
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(ValueError, match=part.name): extract(clip, pictures, tmp_path/'features')
-    with pytest.raises(ValueError, match='made in another way .*prepared 0 there, 32 now'): extract(clip, pictures, tmp_path/'features', 32)
+    with pytest.raises(ValueError, match=part.name): file_features(clip, pictures, tmp_path/'features')
+    with pytest.raises(ValueError, match='made in another way .*prepared 0 there, 32 now'): file_features(clip, pictures, tmp_path/'features', 32)
 
 
 # ---- the notebooks
@@ -192,7 +194,7 @@ def evaluated(place, tmp_path, benchmark, **params):
 @pytest.mark.parametrize('benchmark, key', [('coco_captions', 'frechet_coco'), ('flickr30k', 'frechet_flickr30k')])
 def test_from_captions_to_a_result(benchmark, key, place, tmp_path, clip):
     images = sampled(place, tmp_path, benchmark)
-    rows = read_captions(images/'prompts.json')
+    rows = read_pairs(images/'prompts.json')
     expected = coco_captions(place/'data/annotations/captions_val2017.json', 6) if benchmark == 'coco_captions' else flickr_captions(place/'data/flickr30k', 6)
     assert rows == expected and read_json(images/'settings.json')['prompts'] == {str(row['unique_id']): row['text'] for row in rows}
     result, = evaluated(place, tmp_path, benchmark, method='token-seed2')
@@ -221,7 +223,7 @@ def test_a_folder_that_is_not_as_it_should_be(place, tmp_path):
     with pytest.raises(FileNotFoundError, match='1 missing, the first is 2_0.png; 1 broken, the first one is 3_0.png'): evaluated(place, tmp_path, 'flickr30k')
     sampled(place, tmp_path, 'flickr30k')
     assert evaluated(place, tmp_path, 'flickr30k')[0]['values'] == pytest.approx(first, rel=1e-3)
-    rows = read_captions(images/'prompts.json')
+    rows = read_pairs(images/'prompts.json')
     write_json(images/'prompts.json', [rows[0] | dict(text='another text')] + rows[1:])
     with pytest.raises(ValueError, match='drawn from other texts'): evaluated(place, tmp_path, 'flickr30k')
 

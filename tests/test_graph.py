@@ -88,7 +88,7 @@ def test_every_method_of_table_1_is_drawn_and_judged_on_every_benchmark_once(tab
     assert sorted(drawn) == sorted(expected)
     assert sorted(judged) == sorted((r, b, metric[b]) for r, b in expected)
     assert {g['method'] for n, _, g in table1 if 'rival' in g} == {'frozen'} and not [g for _, _, g in table1 if 'rival' in g and 'model' in g]
-    assert [n for n, *_ in table1].count('nbs/latency.ipynb') == 1
+    assert [n for n, *_ in table1].count('nbs/8_studies/run_latency.ipynb') == 1
     assert sorted(g['variant'] for n, _, g in table1 if n == 'nbs/train.ipynb') == sorted(v for v in ('denoise', 'tokencompose') for _ in seeds)
 
 

@@ -76,7 +76,7 @@ def imported_modules(source):
     "Modules of the package that a cell imports."
     for node in ast.walk(ast.parse(source)):
         names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module in ('tokencompose', 'tokencompose.data', 'tokencompose.metrics', 'tokencompose.baselines'): names = [f'{node.module}.{a.name}' for a in node.names]
+        if isinstance(node, ast.ImportFrom) and node.module in ('tokencompose', 'tokencompose.data', 'tokencompose.metrics', 'tokencompose.rivals'): names = [f'{node.module}.{a.name}' for a in node.names]
         yield from (name.removeprefix('tokencompose.') for name in names if name and name.startswith('tokencompose.'))
 
 

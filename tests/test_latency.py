@@ -5,9 +5,9 @@ from test_bad_input import run
 from test_toy_runs import write_pipeline
 from tokencompose.metrics import latency
 from tokencompose.metrics.latency import latency_table, time_methods
-from tokencompose.reporting import load_results
+from tokencompose.reporting.results import load_results
 
-LATENCY = 'nbs/latency.ipynb'
+LATENCY = 'nbs/8_studies/run_latency.ipynb'
 SMALL = dict(repeats=3, warm_up=1, inference_steps=1, objects=2)
 
 

@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from tokencompose.metrics.multigen import best_scores, draw_prompts, found_array, mg_result, mg_table, prompt_classes, prompt_row, prompt_text, records_of, split_prompts
+from tokencompose.metrics.multigen import best_scores, draw_prompts, found_array, mg_result, mg_table, prompt_classes
+from tokencompose.metrics.multigen import prompt_row, prompt_text, records_of, split_prompts
 
 NAMES = [f'class {i}' for i in range(7)]
 levels = st.sampled_from([0., .05, .1, .10001, .3, .5, .9, 1.])  # with the threshold itself and plenty of ties

@@ -14,10 +14,12 @@ from tokencompose.data.captions import load_clip, select_captions
 from tokencompose.data.coco import Coco, CocoImage, read_coco
 from tokencompose.data.dataset import GroundingDataset, read_rows
 from tokencompose.data.folder import read_folder
-from tokencompose.data.masks import MAX_PIXELS, load_mask
-from tokencompose.data.segment import load_segmenter, make_masks
+from tokencompose.data.masks import load_mask, MAX_PIXELS
+from tokencompose.data.sam import load_segmenter
+from tokencompose.data.segment import make_masks
 from tokencompose.data.tagging import load_tagger, NOUN_RULES, read_captions, tag_captions
-from tokencompose.data.world import captions_of, draw_scene, render, VSR, write_world
+from tokencompose.data.world import captions_of, draw_scene, render, VSR
+from tokencompose.data.world_files import write_world
 from tokencompose.models import load_tokenizer
 
 

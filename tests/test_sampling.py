@@ -7,7 +7,9 @@ from PIL import Image
 from tokencompose import sampling
 from tokencompose.metrics.multigen import draw_prompts
 from tokencompose.models import load_pipeline, new_sampler, tiny_pipeline
-from tokencompose.sampling import folder_state, image_name, initial_noise, latent_shape, pipeline_hash, sample, sample_images, work_list
+from tokencompose.core import image_name
+from tokencompose.sampling import folder_state, initial_noise, latent_shape, pipeline_hash, sample, sample_images
+from tokencompose.sampling import work_list
 
 RECIPE = dict(seed=1, inference_steps=3, guidance_scale=5.)
 PROMPTS = draw_prompts(['cat', 'dog', 'pizza', 'hot dog'], 3, seed=0, objects=2)

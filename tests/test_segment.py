@@ -15,12 +15,15 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from tokencompose.core import keyed_rng, read_jsonl
 from tokencompose.data import segment
-from tokencompose.data.boxes import Grounded, NounBox
+from tokencompose.data.boxes import FoundBoxes, NounBox
 from tokencompose.data.coco import ClassWords, read_coco
-from tokencompose.data.segment import HFSamSegmenter, SamConfig, SamSegmenter, accuracy, count_masks, cut_masks, load_sam, load_segmenter, make_masks, mask_page, new_sam, noun_mask, save_sam, with_true_boxes
-from tokencompose.data.world import VSR, draw_scene, held_out_pairs, render, write_world
-from tokencompose.pretraining import scene_pool
-from tokencompose.pretraining_sam import sam_exam
+from tokencompose.data.sam import HFSamSegmenter, load_sam, load_segmenter, new_sam, SamConfig, SamSegmenter, save_sam
+from tokencompose.data.segment import cut_masks, make_masks, noun_mask
+from tokencompose.data.mask_exam import accuracy, count_masks, mask_page, with_true_boxes
+from tokencompose.data.world import draw_scene, held_out_pairs, render, VSR
+from tokencompose.data.world_files import write_world
+from tokencompose.pretraining.fit import scene_pool
+from tokencompose.pretraining.sam import sam_exam
 
 TINY = SamConfig(width=16, depth=2, heads=2, global_blocks=(1,), prompt_width=16, decoder_mlp=16, iou_width=16, iou_depth=3, more_masks=3)
 BOXES = np.array([[3., 4, 30, 20], [0, 0, 9.5, 12.25], [12, 2, 60, 38], [12, 2, 60, 38.5]])
@@ -36,7 +39,7 @@ def random_sam(seed=0):
 
 
 def save_random_sam(folder):
-    "What nbs/pretrain_sam.ipynb leaves, with nothing learned."
+    "What nbs/6_pretraining/pretrain_sam.ipynb leaves, with nothing learned."
     save_sam(random_sam(), TINY, folder)
 
 
@@ -149,7 +152,7 @@ def five_boxes(images, nouns):
         draws = [keyed_rng('boxes', int(image.sum()), name).random((5, 4)) for name in names]
         corners = [np.sort(d.reshape(5, 2, 2), 1).reshape(5, 4)*np.tile(image.shape[1::-1], 2) for d in draws]
         return [NounBox(i, tuple(map(float, box)), .5) for i, five in enumerate(corners) for box in five]
-    return [Grounded(boxes(image, names)) for image, names in zip(images, nouns)]
+    return [FoundBoxes(boxes(image, names)) for image, names in zip(images, nouns)]
 
 
 @pytest.fixture(scope='module')
@@ -250,7 +253,7 @@ def test_the_mask_of_a_noun_is_the_union_over_its_boxes():
     masks[3], masks[4] = False, masks[0] | masks[1]
     boxes = [(float(i), 0., float(i) + 1, 5.) for i in range(5)]
     record = record_of(1, 'x.png', 'Two Dogs, a cat, a hat, a wall and a door', ['Dogs', 'cat', 'hat', 'wall', 'door'])
-    found = Grounded([NounBox(0, boxes[0], .9), NounBox(1, boxes[2], .8), NounBox(0, boxes[1], .7), NounBox(2, boxes[3], .6), NounBox(4, boxes[4], .5), NounBox(4, boxes[0], .4)])
+    found = FoundBoxes([NounBox(0, boxes[0], .9), NounBox(1, boxes[2], .8), NounBox(0, boxes[1], .7), NounBox(2, boxes[3], .6), NounBox(4, boxes[4], .5), NounBox(4, boxes[0], .4)])
     cut = json.loads(json.dumps(cut_masks(record, picture(9, 12), found, partial(by_mask, table=dict(zip(boxes, masks))))))
     np.testing.assert_array_equal(noun_mask(cut, 'dogs').numpy(), masks[0] | masks[1])
     np.testing.assert_array_equal(noun_mask(cut, 'cat').numpy(), masks[2])
@@ -263,7 +266,7 @@ def test_a_noun_inside_another_gets_its_own_boxes_only():
     record = record_of(1, 'x.png', 'a woman and a man with hot dogs and a dog', ['woman', 'hot dogs'])
     record['nouns'] += [dict(noun='man', start=14, end=17), dict(noun='dog', start=38, end=41)]
     boxes = [(float(i), 0., float(i) + 1, 5.) for i in range(4)]
-    cut = cut_masks(record, picture(9, 12), Grounded([NounBox(i, box, .5) for i, box in enumerate(boxes)]), partial(by_mask, table=dict(zip(boxes, np.ones((4, 9, 12), bool)))))
+    cut = cut_masks(record, picture(9, 12), FoundBoxes([NounBox(i, box, .5) for i, box in enumerate(boxes)]), partial(by_mask, table=dict(zip(boxes, np.ones((4, 9, 12), bool)))))
     assert [[tuple(b['box']) for b in n['boxes']] for n in cut['nouns']] == [[box] for box in boxes]
 
 
@@ -288,7 +291,7 @@ def test_accuracy_against_counting_by_hand(world):
             found.append(NounBox([n['noun'] for n in record['nouns']].index(thing.name), tuple(box.tolist()), .9))
             filled = fill(image, box[None])[0][0]
             hits.append(k % 2 == 0); ious.append((filled & mask).sum()/(filled | mask).sum())
-        done.append(cut_masks(record, image, Grounded(found), fill))
+        done.append(cut_masks(record, image, FoundBoxes(found), fill))
     table = accuracy(done, coco)
     assert table.loc['box recall at IoU 0.5', 'mean'] == pytest.approx(np.mean(hits)) and table.loc['mask IoU', 'mean'] == pytest.approx(np.mean(ious))
     assert (table['count'] == len(hits)).all() and (table.images == 10).all() and (table.low <= table['mean']).all() and (table['mean'] <= table.high).all()

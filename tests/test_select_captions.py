@@ -18,9 +18,10 @@ from tokencompose.core import read_jsonl
 from tokencompose.data import captions
 from tokencompose.data.captions import best_choices, count_choices, load_clip, score_margin, select_captions
 from tokencompose.data.coco import read_coco
-from tokencompose.data.world import VSR, write_world
-from tokencompose.pretraining import scene_pool
-from tokencompose.pretraining_clip import exam_answers, exam_table, new_clip, new_processor
+from tokencompose.data.world import VSR
+from tokencompose.data.world_files import write_world
+from tokencompose.pretraining.fit import scene_pool
+from tokencompose.pretraining.clip import exam_answers, exam_table, new_clip, new_processor
 
 ZOO = ROOT/'tokencompose'/'zoo'
 

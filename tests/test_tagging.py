@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from tokencompose.core import read_jsonl
 from tokencompose.data.lexicon import COMPOUNDS, is_stop_noun
 from tokencompose.data.nouns import align_nouns
-from tokencompose.data.tagging import LEFT_OUT, FlairTagger, SpacyTagger, Word, agreement, cut_words, distinct_nouns, load_tagger, new_tagger, noun_phrases, noun_records, plain_text, read_flair_file, tag_captions
+from tokencompose.data.tagging import agreement, cut_words, distinct_nouns, FlairTagger, LEFT_OUT, load_tagger
+from tokencompose.data.tagging import new_tagger, noun_phrases, noun_records, plain_text, read_flair_file, SpacyTagger
+from tokencompose.data.tagging import tag_captions, Word
 
 REAL = ROOT.parent/'shared'/'data'/'captions_nouns.jsonl'
 ZOO = ROOT/'tokencompose'/'zoo'/'tagger'
@@ -291,8 +293,8 @@ def zoo_tagger():
 
 def test_the_zoo_knows_the_world(zoo_tagger):
     from tokencompose.data.world import VSR
-    from tokencompose.pretraining import scene_pool
-    from tokencompose.pretraining_tagger import exam_world
+    from tokencompose.pretraining.fit import scene_pool
+    from tokencompose.pretraining.tagger import exam_world
     scores = exam_world(zoo_tagger, scene_pool(80, VSR, 'tagger pytest'), compounds=COMPOUNDS)
     assert scores.loc['precision', 'mean'] > 98 and scores.loc['recall', 'mean'] > 98, scores
 

@@ -13,9 +13,12 @@ from tokencompose.core import write_json, write_jsonl
 from tokencompose.data.boxes import load_grounder
 from tokencompose.data.captions import load_clip, select_captions
 from tokencompose.data.coco import build_dataset, ClassWords, read_coco
-from tokencompose.data.segment import accuracy, load_segmenter, make_masks
+from tokencompose.data.sam import load_segmenter
+from tokencompose.data.segment import make_masks
+from tokencompose.data.mask_exam import accuracy
 from tokencompose.data.tagging import load_tagger, NOUN_RULES, read_captions, tag_captions
-from tokencompose.data.world import captions_of, draw_scene, render, write_world
+from tokencompose.data.world import captions_of, draw_scene, render
+from tokencompose.data.world_files import write_world
 from tokencompose.metrics.multigen import draw_prompts, save_prompts
 from tokencompose.models import tiny_pipeline
 from tokencompose.sampling import sample_images
@@ -75,16 +78,16 @@ TOY = {
     'nbs/train.ipynb': dict(profile='mini', steps=4, batch_size=2, lr=1e-3, sample_every=4, model='{pipeline}', data='{dataset}', images='{scenes}/train2017', val_data='{dataset}', val_images='{scenes}/train2017'),
     'nbs/sample.ipynb': dict(profile='mini', model='{pipeline}', prompts=2, rounds=1, inference_steps=2, objects=2),
     'nbs/evaluate.ipynb': dict(profile='mini', images='{pictures}', judge='{judge}', rounds=1),
-    'nbs/benchmark.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', batch_size=2, repeats=3, warm_up=1, source='{scenes}', stage_images=4, pictures=2, draw_rounds=2),
-    'nbs/latency.ipynb': dict(profile='mini', model='{pipeline}', repeats=2, warm_up=1, inference_steps=2, objects=2),
-    'nbs/choose_scales.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', lrs=[1e-3], scales=[5e-3], steps=2, prompts=2, rounds=1, inference_steps=1),
-    'nbs/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, exam_pictures=2, zoo='{empty}/sd'),
-    'nbs/pretrain_sd_v.ipynb': dict(vae='{pipeline}', word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, channels=[16, 32, 48], heads=[1, 2, 3], text_width=32, text_layers=1, exam_pictures=2, zoo='{empty}/sd_v'),
-    'nbs/pretrain_owlv2.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=40, base='{pipeline}', zoo='{empty}/owlv2'),
-    'nbs/pretrain_clip.ipynb': dict(steps=2, batch_size=4, scenes=16, test_scenes=32, zoo='{empty}/clip'),
-    'nbs/pretrain_tagger.ipynb': dict(steps=2, batch_size=4, scenes=8, pool=200, test_scenes=8, real='nowhere', zoo='{empty}/tagger'),
-    'nbs/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
-    'nbs/pretrain_sam.ipynb': dict(steps=2, batch_size=2, test_scenes=8, zoo='{empty}/sam'),
+    'nbs/8_studies/run_benchmark.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', batch_size=2, repeats=3, warm_up=1, source='{scenes}', stage_images=4, pictures=2, draw_rounds=2),
+    'nbs/8_studies/run_latency.ipynb': dict(profile='mini', model='{pipeline}', repeats=2, warm_up=1, inference_steps=2, objects=2),
+    'nbs/8_studies/choose_scales.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', lrs=[1e-3], scales=[5e-3], steps=2, prompts=2, rounds=1, inference_steps=1),
+    'nbs/6_pretraining/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, exam_pictures=2, zoo='{empty}/sd'),
+    'nbs/6_pretraining/pretrain_sd_v.ipynb': dict(vae='{pipeline}', word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, channels=[16, 32, 48], heads=[1, 2, 3], text_width=32, text_layers=1, exam_pictures=2, zoo='{empty}/sd_v'),
+    'nbs/6_pretraining/pretrain_owlv2.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=40, base='{pipeline}', zoo='{empty}/owlv2'),
+    'nbs/6_pretraining/pretrain_clip.ipynb': dict(steps=2, batch_size=4, scenes=16, test_scenes=32, zoo='{empty}/clip'),
+    'nbs/6_pretraining/pretrain_tagger.ipynb': dict(steps=2, batch_size=4, scenes=8, pool=200, test_scenes=8, real='nowhere', zoo='{empty}/tagger'),
+    'nbs/6_pretraining/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
+    'nbs/6_pretraining/pretrain_sam.ipynb': dict(steps=2, batch_size=2, test_scenes=8, zoo='{empty}/sam'),
     'paper_figures/figure2.ipynb': dict(profile='mini', data='{prepared}', pictures=2, runs='{empty}', real='nowhere.jsonl'),
     'paper_figures/table1.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/figure3.ipynb': dict(steps=4, size=8),
@@ -106,16 +109,16 @@ RESULTS = {
     'nbs/train.ipynb': ['result.json', 'metrics.jsonl', 'pipeline/model_index.json', 'samples/step-0000004.png'],
     'nbs/sample.ipynb': ['prompts.json', 'settings.json', '0_0.png', '1_0.png', 'cost.json', 'provenance.json'],
     'nbs/evaluate.ipynb': ['multigen_coco/frozen.json', 'multigen_coco/frozen-detections/settings.json'],
-    'nbs/benchmark.ipynb': ['step_cost.json', 'drawing.json', 'stages.json'],
-    'nbs/latency.ipynb': ['latency/frozen.json'],
-    'nbs/choose_scales.ipynb': ['choice.json', 'frozen/verdicts-coco-2/settings.json'],
-    'nbs/pretrain_sd.ipynb': ['vae.pt', 'unet.pt', 'provenance.json'],
-    'nbs/pretrain_sd_v.ipynb': ['moments.pt', 'unet.pt', 'provenance.json'],
-    'nbs/pretrain_owlv2.ipynb': ['owlv2.pt', 'provenance.json'],
-    'nbs/pretrain_clip.ipynb': ['clip.pt', 'provenance.json'],
-    'nbs/pretrain_tagger.ipynb': ['tagger.pt', 'provenance.json'],
-    'nbs/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
-    'nbs/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
+    'nbs/8_studies/run_benchmark.ipynb': ['step_cost.json', 'drawing.json', 'stages.json'],
+    'nbs/8_studies/run_latency.ipynb': ['latency/frozen.json'],
+    'nbs/8_studies/choose_scales.ipynb': ['choice.json', 'frozen/verdicts-coco-2/settings.json'],
+    'nbs/6_pretraining/pretrain_sd.ipynb': ['vae.pt', 'unet.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_sd_v.ipynb': ['moments.pt', 'unet.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_owlv2.ipynb': ['owlv2.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_clip.ipynb': ['clip.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_tagger.ipynb': ['tagger.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
     'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1_difference.md'],
     'paper_figures/figure5.ipynb': ['figure5.png'],

@@ -12,12 +12,13 @@ from PIL import Image
 from tokencompose.core import file_sha256, keyed_generator, SampleOrder
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.dataset import GroundingDataset
-from tokencompose.data.world import write_world
-from tokencompose.metrics.probe import probe
+from tokencompose.data.world_files import write_world
+from tokencompose.metrics.grounding import probe
 from tokencompose.models import load_pipeline, tiny_pipeline
 from tokencompose.profiles import get_profile
 from tokencompose.sampling import sample_images
-from tokencompose.training import config_for, train
+from tokencompose.run_config import config_for
+from tokencompose.training import train
 
 KILL_AT_STEP = """
 import tokencompose.training as training

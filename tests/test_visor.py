@@ -11,10 +11,12 @@ from test_detection import NAMES, save_judge
 from tokencompose.core import read_json, write_json
 from tokencompose.metrics.detection import detect, load_judge, QUERY, read_detections
 from tokencompose.metrics.multigen import prompt_classes
-from tokencompose.metrics.visor import read_visor, RELATIONS, save_visor, visor_prompts, visor_result, visor_row, visor_subset
+from tokencompose.metrics.visor import read_visor, RELATIONS, save_visor, visor_prompts, visor_result, visor_row
+from tokencompose.metrics.visor import visor_subset
 from tokencompose.models import build_tokenizer, tiny_pipeline
-from tokencompose.reporting import load_results
-from tokencompose.sampling import image_name, sample_images, work_list
+from tokencompose.reporting.results import load_results
+from tokencompose.core import image_name
+from tokencompose.sampling import sample_images, work_list
 
 SAMPLE, EVALUATE = 'nbs/sample.ipynb', 'nbs/evaluate.ipynb'
 PROMPTS = visor_subset(visor_prompts(NAMES), 6)
