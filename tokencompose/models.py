@@ -169,7 +169,7 @@ def tiny_pipeline(
 
 # %% ../nbs/0_base/07_models.ipynb #0df81e81
 def loud_pipeline(
-    texts: list = None,  # As in `tiny_pipeline`
+    texts: list = (),  # As in `tiny_pipeline`
     double: bool = False,  # The U-Net in double precision, so that a difference is a mistake and not rounding
     **kwargs,  # Passed to `tiny_pipeline`
 ):
