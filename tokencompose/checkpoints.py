@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from .core import file_sha256, read_json, write_json
 from .run_config import refuse_changes, TrainConfig
 
-# %% ../nbs/1_method/07_checkpoints.ipynb #283e54b5
+# %% ../nbs/1_method/07_checkpoints.ipynb #41dfd514
 def save_checkpoint(
     folder: Path,  # Receives step-<n>/
     step: int,
@@ -28,10 +28,11 @@ def save_checkpoint(
     if target.is_dir() and is_complete(target): return target
     for rest in [*folder.glob('.tmp-*'), target]: shutil.rmtree(rest, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, tensor_dict in tensors.items(): save_file({k: v.contiguous() for k, v in tensor_dict.items()}, temporary/f'{name}.safetensors')
+    for name, tensor_dict in tensors.items():
+        save_file({k: v.contiguous() for k, v in tensor_dict.items()}, temporary/f'{name}.safetensors')
     torch.save(optimizer_state, temporary/'optimizer.pt')
     write_json(temporary/'state.json', dict(step=step, **state))
-    files = sorted(p for p in temporary.iterdir())
+    files = sorted(temporary.iterdir())
     for path in files:
         with open(path, 'rb') as f: os.fsync(f.fileno())
     write_json(temporary/'COMPLETE', {p.name: file_sha256(p) for p in files})
@@ -45,6 +46,7 @@ def _fsync_folder(folder):
     try: os.fsync(descriptor)
     finally: os.close(descriptor)
 
+# %% ../nbs/1_method/07_checkpoints.ipynb #28222d60
 def checkpoints(folder: Path) -> list:  # Oldest first
     "All `step-*` folders."
     return sorted(folder.glob('step-*'))
@@ -53,30 +55,42 @@ def is_complete(checkpoint: Path) -> bool:
     "Whether every file of a checkpoint is there with the hash that COMPLETE lists."
     try: listed = read_json(checkpoint/'COMPLETE')
     except (FileNotFoundError, ValueError): return False
-    return all((checkpoint/name).is_file() and file_sha256(checkpoint/name) == digest for name, digest in listed.items())
+    for name, digest in listed.items():
+        if not (checkpoint/name).is_file() or file_sha256(checkpoint/name) != digest: return False
+    return True
 
 def newest_checkpoint(folder: Path) -> Path:  # None when there is none
     "The newest checkpoint that is whole."
     return next((c for c in reversed(checkpoints(folder)) if is_complete(c)), None)
 
+# %% ../nbs/1_method/07_checkpoints.ipynb #fe6001e0
 def load_checkpoint(checkpoint: Path, unet, optimizer, ema, config: TrainConfig, world: int = 1) -> int:  # Step
     "Put a checkpoint's state into the live objects."
     state, folder = read_json(checkpoint/'state.json'), checkpoint.parent.parent
     refuse_changes(folder, state['config'], config)
-    if state['world'] != world: raise ValueError(f'{folder} was trained by {state["world"]} process(es), now {world}: an update would take other images. Start as many as before, or choose another out_dir.')
-    if state['step'] > config.steps: raise ValueError(f'{folder} has {state["step"]} updates already and steps={config.steps} asks for fewer: choose another out_dir, or delete this one.')
+    if state['world'] != world: raise ValueError(
+        f'{folder} was trained by {state["world"]} process(es), now {world}: an update would take other images. '
+        'Start as many as before, or choose another out_dir.')
+    if state['step'] > config.steps: raise ValueError(
+        f'{folder} has {state["step"]} updates already and steps={config.steps} asks for fewer: '
+        'choose another out_dir, or delete this one.')
     unet.load_state_dict(load_file(checkpoint/'unet.safetensors'))
     optimizer.load_state_dict(torch.load(checkpoint/'optimizer.pt', map_location='cpu', weights_only=True))
-    if ema is not None: ema.shadow_params = [p.to(s.device) for p, s in zip(load_file(checkpoint/'ema.safetensors').values(), ema.shadow_params)]; ema.optimization_step = state['step']
+    if ema is not None:
+        saved = load_file(checkpoint/'ema.safetensors').values()
+        ema.shadow_params = [p.to(s.device) for p, s in zip(saved, ema.shadow_params)]
+        ema.optimization_step = state['step']
     return state['step']
 
-# %% ../nbs/1_method/07_checkpoints.ipynb #65da1a4f
+# %% ../nbs/1_method/07_checkpoints.ipynb #2c574aef
 @contextlib.contextmanager
 def sole_user(folder: Path):
     "Hold a run folder until the block, or the process, ends."
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder/'.lock', timeout=0)
     try: lock.acquire()
-    except Timeout: raise RuntimeError(f'Another process is training in {folder}: wait for it, or choose another out_dir.') from None
+    except Timeout:
+        raise RuntimeError(f'Another process is training in {folder}: '
+                           'wait for it, or choose another out_dir.') from None
     try: yield
     finally: lock.release()
