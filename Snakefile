@@ -3,32 +3,34 @@
 # Every rule is one papermill notebook that resumes by itself, so only a small file that is written last is declared as
 # output: what a killed job had finished stays on disk and is used again.
 import os, shlex, sys
+from tokencompose.methods import METHODS, parse_run, run_name, run_names
 from tokencompose.profiles import get_profile
 
 PROFILE = config.get('profile', 'quick')
 P = get_profile(PROFILE)
 DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
-VARIANTS = ['denoise', 'pixel', 'token', 'tokencompose']
-RIVALS = ['composable', 'layout', 'structured', 'attend_excite']
 METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')  # of each benchmark
 MULTIGEN = ['multigen_coco', 'multigen_ade20k']
 PROBES = ['grounding', 'daam']  # measured on the model itself; no pictures are drawn from prompts
-# "exact" is the full method on the annotations' own masks: what the masks that models found cost
-TRAINED = [*VARIANTS, *P.layer_choices] + ['exact']*('exact' in P.mask_sources)
-# COCO's captions do not say which words are things, and three rivals must know; the paper has no number for them either
-NEED_THINGS = {'composable', 'layout', 'attend_excite'}
-def seeds(*variants): return [f'{v}-seed{s}' for v in variants for s in P.seeds]
 
-# The runs that each table or figure shows, and what it wants of each: scores (a benchmark or a probe), pictures or the model
+def runs(shown, *kinds):
+    "The runs of a table's or figure's rows: a method for every training seed."
+    return run_names(P.methods(shown, *kinds), P.seeds)
+def scores(shown, metrics): return {(run, 'results', metric) for run in runs(shown) for metric in metrics}
+def can_draw(run, benchmark):
+    "COCO's captions do not say which words are things, and some rivals must know; the paper has no number for them either."
+    return not (benchmark == 'coco_captions' and METHODS[parse_run(run)[0]].needs_things)
+
+# What each table or figure wants of its rows: scores (a benchmark or a probe), pictures or the model
 FIGURES = {
-    'figure2': {(run, 'results', m) for run in seeds(*({'tokencompose', 'exact'} & {*TRAINED})) for m in [*MULTIGEN, 'grounding']},
-    'table1': {(run, 'results', b) for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')] for b in METRIC if not (run in NEED_THINGS and b == 'coco_captions')},
-    'table2': {(run, 'results', m) for run in ['frozen', *seeds(*VARIANTS, *P.layer_choices)] for m in [*P.ablation, 'grounding']},
-    'table3': {(run, 'results', m) for run in ['frozen', *seeds('denoise', 'tokencompose')] for m in [*P.ablation, 'grounding']},
-    'table4': {(run, 'results', 'daam') for run in ['frozen', *seeds('denoise', 'tokencompose')]},
+    'figure2': scores('figure2', [*MULTIGEN, 'grounding']),
+    'table1': {wanted for wanted in scores('table1', METRIC) if can_draw(wanted[0], wanted[2])},
+    'table2': scores('table2', [*P.ablation, 'grounding']),
+    'table3': scores('table3', [*P.ablation, 'grounding']),
+    'table4': scores('table4', ['daam']),
     'figure3': set(),
-    'figure4': {(run, 'train', None) for run in seeds(*VARIANTS)},
-    'figure5': {(run, 'images', 'multigen_coco') for run in ['frozen', *RIVALS, *seeds('denoise', 'tokencompose')]},
+    'figure4': {(run, 'train', None) for run in runs('figure4', 'trained')},
+    'figure5': {(run, 'images', 'multigen_coco') for run in runs('figure5')},
 }
 def made(run, kind, what):
     "The file that is written last."
@@ -52,13 +54,17 @@ def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
     return [path for part in ('unet/diffusion_pytorch_model.safetensors', 'model.safetensors') if os.path.isfile(path := f'{folder}/{part}')]
 
-def trained(w): return [] if w.run in ('frozen', *RIVALS) else [f'{RUNS}/train/{w.run}/result.json']
-def model_param(w):
-    "How a run's pictures are drawn: a rival draws with the frozen model."
-    if w.run in RIVALS: return f'-p method frozen -p rival {w.run}'
-    return f'-p method {w.run}' + (f' -p model {RUNS}/train/{w.run}/pipeline' if trained(w) else '')
+def trained(w): return [f'{RUNS}/train/{w.run}/result.json'] if METHODS[parse_run(w.run)[0]].trained else []
+def asked(w):
+    "A run as the notebooks are asked for it: by method and training seed."
+    method, seed = parse_run(w.run)
+    return f'-p method {method}' + (f' -p train_seed {seed}' if seed is not None else '')
 
-wildcard_constraints: run='|'.join(['frozen', *RIVALS, r'[a-z0-9_]+-seed\d+']), benchmark='|'.join(METRIC), probe='|'.join(PROBES), name='|'.join(TRAINED), seed=r'\d+', kind='train|val|exact', figure='|'.join(FIGURES)
+TRAINED = [m.name for m in METHODS.values() if m.trained]
+NOT_TRAINED = [m.name for m in METHODS.values() if not m.trained]
+wildcard_constraints:
+    run='|'.join([*NOT_TRAINED, rf'(?:{"|".join(TRAINED)})-seed\d+']), method='|'.join(TRAINED), seed=r'\d+', masks='automatic|exact',
+    benchmark='|'.join(METRIC), probe='|'.join(PROBES), kind='exact|val', figure='|'.join(FIGURES)
 
 rule all:
     input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ASKED]
@@ -103,50 +109,49 @@ rule build_exact_dataset:  # the held-out set and, for the ablation, the trainin
     threads: 1
     shell: papermill(NOTEBOOKS + '/04_build_dataset_{wildcards.kind}.ipynb', split='{params.split}', masks='exact', out_dir=f'{DATA}/tokencompose' + '_{wildcards.kind}')
 
-def dataset(name): return f'{DATA}/tokencompose' + '_exact'*(name == 'exact')
+def dataset(masks): return f'{DATA}/tokencompose' + '_exact'*(masks == 'exact')
 
 rule encode:  # once, so that trainings side by side find the cache
-    input: lambda w: f'{dataset(w.kind)}/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
-    output: touch(f'{DATA}/cache/{os.path.basename(P.model)}-' + '{kind}.encoded')
-    params: data=lambda w: dataset(w.kind)
+    input: lambda w: f'{dataset(w.masks)}/provenance.json', f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
+    output: touch(f'{DATA}/cache/{os.path.basename(P.model)}-' + '{masks}.encoded')
+    params: method=lambda w: 'exact' if w.masks == 'exact' else 'tokencompose'
     resources: gpu=1
-    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --data {{params.data}} --val_data {DATA}/tokencompose_val --encode_only'
+    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --method {{params.method}} --encode_only'
 
 rule train:
-    input: 'nbs/train.ipynb', lambda w: f'{DATA}/cache/{os.path.basename(P.model)}-{"exact" if w.name == "exact" else "train"}.encoded', weights(P.model)
-    output: f'{RUNS}/train/' + '{name}-seed{seed}/result.json'
-    params: variant=lambda w: 'tokencompose' if w.name == 'exact' else w.name, data=lambda w: dataset(w.name)
+    input: 'nbs/train.ipynb', lambda w: f'{DATA}/cache/{os.path.basename(P.model)}-{METHODS[w.method].masks}.encoded', weights(P.model)
+    output: f'{RUNS}/train/' + '{method}-seed{seed}/result.json'
     priority: 1  # before pictures are drawn, so that the longest jobs are not the last
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/train-{wildcards.name}-seed{wildcards.seed}.ipynb', variant='{params.variant}', seed='{wildcards.seed}', data='{params.data}', val_data=f'{DATA}/tokencompose_val', out_dir=f'{RUNS}/train/' + '{wildcards.name}-seed{wildcards.seed}')
+    shell: papermill(NOTEBOOKS + '/train-{wildcards.method}-seed{wildcards.seed}.ipynb', method='{wildcards.method}', seed='{wildcards.seed}')
 
 rule sample:
     input: 'nbs/sample.ipynb', trained, f'{DATA}/provenance.json', weights(P.model)
     output: f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
-    params: model=model_param
+    params: asked=asked
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.model}', benchmark='{wildcards.benchmark}')
+    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', benchmark='{wildcards.benchmark}')
 
 rule evaluate:
     input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json', weights(P.judge)
     output: touch(f'{RUNS}/results/' + '{benchmark}/done-{run}')
-    params: metric=lambda w: METRIC[w.benchmark]
+    params: asked=asked, metric=lambda w: METRIC[w.benchmark]
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', metric='{params.metric}', method='{wildcards.run}', benchmark='{wildcards.benchmark}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', metric='{params.metric}', benchmark='{wildcards.benchmark}')
 
 rule evaluate_model:
     input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
     output: touch(f'{RUNS}/results/' + '{probe}/done-{run}')
-    params: model=model_param
+    params: asked=asked
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.model}', metric='{wildcards.probe}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.asked}', metric='{wildcards.probe}')
 
 rule latency:  # with the machine to itself
-    input: 'nbs/8_studies/run_latency.ipynb', f'{RUNS}/train/tokencompose-seed{P.seeds[0]}/result.json', weights(P.model)
+    input: 'nbs/8_studies/run_latency.ipynb', f'{RUNS}/train/{run_name("tokencompose", P.seeds[0])}/result.json', weights(P.model)
     output: touch(f'{RUNS}/results/latency/done')
     threads: workflow.cores
     resources: gpu=1
