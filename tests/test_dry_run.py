@@ -14,10 +14,9 @@ from test_fetch import given
 
 from tokencompose.core import file_sha256, read_json, read_jsonl
 from tokencompose.data.dataset import read_rows
+from tokencompose.methods import METHODS, rows, run_name
 from tokencompose.metrics import fid
 from tokencompose.profiles import PROFILES
-from tokencompose.reporting.paper import METHODS
-from tokencompose.run_config import VARIANTS
 
 
 PRECISION = dict(sd14='bf16', sd21='no')  # the profile's own once; on a CPU it is the slow one
@@ -56,7 +55,7 @@ def dry_run(profile, files, tmp_path, monkeypatch):
     def step(name, **params): run(name, tmp_path/f'{name.split("/")[-1]}', **dict(profile=profile) | params)
     weights, coco, out, runs = files/'weights', tmp_path/'coco', tmp_path, tmp_path/'runs'
     paper_with(profile, weights, tmp_path/'inception.pth', monkeypatch)
-    trained, control = (runs/profile/'train'/f'{variant}-seed0' for variant in ('tokencompose', 'denoise'))
+    trained, control = (runs/profile/'train'/run_name(method) for method in ('tokencompose', 'denoise'))
     with FileServer(files/'remote') as server: step('data_prep/00_fetch.ipynb', **given(server, profile=profile, val_images=1, coco_captions=2), out_dir=coco)
     step('data_prep/01_select_captions.ipynb', source=coco, clip=weights/'clip', out_dir=out/'captions')
     assert [len(r['candidates']) for r in read_jsonl(out/'captions/captions.jsonl')] == [5, 5, 5]
@@ -69,28 +68,29 @@ def dry_run(profile, files, tmp_path, monkeypatch):
     next_precision()
     step('nbs/train.ipynb', model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=2, batch_size=1, sample_every=2, inference_steps=1, mixed_precision=PRECISION[profile], out_dir=trained)
     next_precision()
-    for variant in OTHERS[profile]:  # the other objectives, and the one choice of layers with a layer of the way down
-        step('nbs/train.ipynb', variant=variant, model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017', steps=1, batch_size=1, sample_every=0, mixed_precision='no', out_dir=runs/profile/'train'/f'{variant}-seed0')
+    for method in OTHERS[profile]:  # the other objectives, and the one choice of layers with a layer of the way down
+        step('nbs/train.ipynb', method=method, model=weights/profile, data=out/'data', images=coco/'train2017', val_data=out/'val', val_images=coco/'val2017',
+             steps=1, batch_size=1, sample_every=0, mixed_precision='no', out_dir=runs/profile/'train'/run_name(method))
     assert read_json(trained/'result.json')['result']['seconds'] > 0
     for benchmark, metric in dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid').items():  # a whole row of Tables 2 and 3
         step('nbs/sample.ipynb', benchmark=benchmark, data=coco, model=trained/'pipeline', prompts=1 + (metric == 'fid'), rounds=1, inference_steps=1, out_dir=out/'images'/benchmark)
-        step('nbs/evaluate.ipynb', metric=metric, benchmark=benchmark, images=out/'images'/benchmark, references=coco/'val2017', rounds=1, method='tokencompose-seed0', out_dir=runs/profile/'results')
-    step('nbs/evaluate.ipynb', metric='grounding', method='tokencompose-seed0', model=trained/'pipeline', data=out/'val', data_images=coco/'val2017', timesteps=[401], out_dir=runs/profile/'results')
+        step('nbs/evaluate.ipynb', metric=metric, benchmark=benchmark, images=out/'images'/benchmark, references=coco/'val2017', rounds=1, method='tokencompose', out_dir=runs/profile/'results')
+    step('nbs/evaluate.ipynb', metric='grounding', method='tokencompose', model=trained/'pipeline', data=out/'val', data_images=coco/'val2017', timesteps=[401], out_dir=runs/profile/'results')
     assert read_json(runs/profile/'results'/'multigen_coco'/'tokencompose.json')['n']['images'] == 1
     redrawn, made = dict(data=out/'val', inversions=out/'inversions', inference_steps=1, inner_steps=1), {}
-    for method, model in {'frozen': weights/profile, 'denoise-seed0': control/'pipeline', 'tokencompose-seed0': trained/'pipeline'}.items():
-        step('nbs/evaluate.ipynb', metric='daam', method=method, model=model, pictures=1, data_images=coco/'val2017', out_dir=runs/profile/'results', **redrawn | dict(inversions=out/'inversions'/method))
-        made |= {path: path.stat().st_mtime_ns for path in (out/'inversions'/method).glob('*.safetensors')}
+    for method, model in {'frozen': weights/profile, 'denoise': control/'pipeline', 'tokencompose': trained/'pipeline'}.items():
+        step('nbs/evaluate.ipynb', metric='daam', method=method, model=model, pictures=1, data_images=coco/'val2017', out_dir=runs/profile/'results', **redrawn | dict(inversions=out/'inversions'/run_name(method)))
+        made |= {path: path.stat().st_mtime_ns for path in (out/'inversions'/run_name(method)).glob('*.safetensors')}
     assert len(made) == 3 and all(values.dtype == torch.float32 for path in made for name, values in load_file(path).items() if name != 'updates')
     step('paper_figures/table4.ipynb', runs=runs, out_dir=out/'figures')
     assert 'not run' not in (out/'figures'/'table4.csv').read_text()
     table = dict(sd14='table2', sd21='table3')[profile]  # each of a base model
     step(f'paper_figures/{table}.ipynb', runs=runs, out_dir=out/'figures')
-    row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=0).loc[METHODS['tokencompose'] if profile == 'sd14' else 'TokenCompose']
+    row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=0).loc[METHODS['tokencompose'].numbered if profile == 'sd14' else METHODS['tokencompose'].label]
     assert len(own := row[row.index.str.startswith(f'{profile} | ')]) == 8 and 'not run' not in own.tolist()  # object accuracy, MG3 to MG5 on both lists, FID
     assert 'iou_0.3' in (out/'figures'/dict(sd14='grounding.md', sd21='table3_grounding.md')[profile]).read_text()
     step('paper_figures/figure4.ipynb', model=weights/profile, images=coco/'val2017', runs=runs, out_dir=out/'figures', **redrawn)
-    assert {path.parent.name for path in (out/'inversions').glob('*/*.safetensors')} == {'frozen', *(f'{v}-seed0' for v in ('tokencompose', *OTHERS[profile]) if v in VARIANTS)}, 'all models of the figure draw'
+    assert {path.parent.name for path in (out/'inversions').glob('*/*.safetensors')} == {run_name(m) for m in ('frozen', 'tokencompose', *OTHERS[profile]) if m in rows('figure4')}, 'all models of the figure draw'
     assert (out/'figures'/'figure4.png').is_file() and made.items() <= {path: path.stat().st_mtime_ns for path in (out/'inversions').glob('*/*.safetensors')}.items(), 'the figure uses the inversions of the table'
 
 

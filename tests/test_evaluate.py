@@ -48,7 +48,7 @@ def test_multigen_from_a_model_to_a_result(place, tmp_path):
     images = sampled(place, tmp_path)
     assert read_json(images/'provenance.json')['counts'] == dict(drawn=6, skipped=0, missing=0, surplus=0)
     assert sorted(p.name for p in images.glob('*.png')) == sorted(f'{p}_{r}.png' for p in range(3) for r in range(2))
-    result, = evaluated(place, tmp_path, method='token-seed2', judge_threshold=.9)
+    result, = evaluated(place, tmp_path, method='token', train_seed=2, judge_threshold=.9)
     assert (result['metric'], result['method'], result['seed'], result['n']) == ('multigen_coco', 'token', 2, dict(prompts=3, rounds=2, images=6))
     records = read_detections(tmp_path/'runs/mini/results/multigen_coco/token-seed2-detections')
     classes = {row['unique_id']: prompt_classes(row) for row in read_prompts(images/'prompts.json')}
@@ -56,7 +56,7 @@ def test_multigen_from_a_model_to_a_result(place, tmp_path):
     assert len(records) == 6 and {len(names) for names in classes.values()} == {3}
     for k in (1, 2, 3): assert result['values'][f'MG{k}'] == pytest.approx(100*np.mean([n >= k for n in seen]))
     assert 'above 0.9' in result['judge']
-    again, = evaluated(place, tmp_path, method='token-seed2', judge_threshold=.9)
+    again, = evaluated(place, tmp_path, method='token', train_seed=2, judge_threshold=.9)
     assert again['values'] == result['values']
 
 
@@ -79,8 +79,8 @@ def test_grounding_of_a_model(place, tmp_path):
     result, = evaluated(place, tmp_path, metric='grounding', model=str(place/'pipeline'), data=str(place/'val'), data_images=str(place/'scenes'/'val2017'), timesteps=[401], layers=['up'], batch=4)
     pipe = load_pipeline(str(place/'pipeline'), device='cpu')
     direct = probe(pipe, GroundingDataset(place/'val', place/'scenes'/'val2017', pipe.tokenizer, 64), ('up',), (401,), batch=1)
-    assert result['metric'] == 'grounding' and result['seed'] is None and result['n']['nouns'] == len(direct['nouns']) > 3
-    for name, values in direct['scores'].items(): assert result['values'][name] == pytest.approx(float(values.double().nanmean()), abs=1e-5)
+    assert result['metric'] == 'grounding' and result['seed'] is None and result['n']['nouns'] == len(direct.nouns) > 3
+    for name, values in direct.scores.items(): assert result['values'][name] == pytest.approx(float(values.double().nanmean()), abs=1e-5)
 
 
 def measured_daam(place, tmp_path, data, **params):
@@ -89,7 +89,7 @@ def measured_daam(place, tmp_path, data, **params):
 
 
 def test_daam_of_a_model(place, tmp_path):
-    result, = measured_daam(place, tmp_path, place/'val', method='token-seed1')
+    result, = measured_daam(place, tmp_path, place/'val', method='token', train_seed=1)
     pipe = load_pipeline(str(place/'pipeline'), device='cpu')
     scenes = GroundingDataset(place/'val', place/'scenes'/'val2017', pipe.tokenizer, 64, occurrence='all')
     rows, how = daam_rows(scenes, 3), dict(inference_steps=2, inner_steps=1, guidance_scale=3.)
@@ -100,15 +100,15 @@ def test_daam_of_a_model(place, tmp_path):
     assert {'mIoU', 'iou_0.3', 'iou_0.4', 'iou_0.5', 'mass', 'iou_best', 'ap'} <= set(result['intervals'])
     assert result['notes']['inverted'] == 3 and result['notes']['distances']['fitted']['median'] <= result['notes']['distances']['fitted']['largest']
     assert read_inversion(tmp_path/'inversions', result['units']['ids'][0])['embeddings'].shape[0] == 2
-    again, = measured_daam(place, tmp_path, place/'val', method='token-seed1')
+    again, = measured_daam(place, tmp_path, place/'val', method='token', train_seed=1)
     assert again['notes']['inverted'] == 0 and again['values'] == result['values']
-    with pytest.raises(ValueError, match='inner_steps 1 there, 2 now'): measured_daam(place, tmp_path, place/'val', method='token-seed1', inner_steps=2)
+    with pytest.raises(ValueError, match='inner_steps 1 there, 2 now'): measured_daam(place, tmp_path, place/'val', method='token', train_seed=1, inner_steps=2)
 
 
 def test_a_method_without_its_model_is_not_measured_on_another(place, tmp_path):
     for notebook, params in ((EVALUATE, dict(metric='daam')), (EVALUATE, dict(metric='grounding')), (SAMPLE, dict(prompts=1))):
-        with pytest.raises(FileNotFoundError, match='There is no model of method token-seed77 in runs/mini/train/token-seed77/pipeline: train it'):
-            run(notebook, tmp_path, method='token-seed77', out_dir=str(tmp_path/'none'), **params)
+        with pytest.raises(FileNotFoundError, match='There is no model of method token in runs/mini/train/token-seed77/pipeline: train it'):
+            run(notebook, tmp_path, method='token', train_seed=77, out_dir=str(tmp_path/'none'), **params)
 
 
 def write_coco_gen(folder, data, images):

@@ -8,6 +8,7 @@ import papermill as pm
 import pytest
 from conftest import ROOT
 
+from tokencompose.methods import rows, run_name, run_names
 from tokencompose.profiles import get_profile
 
 
@@ -30,6 +31,9 @@ def parsed(line):
     flags = words[2:]
     assert flags[::3] == ['-p']*(len(flags)//3), line
     return words[0], words[1], dict(zip(flags[1::3], flags[2::3]))
+
+
+def run_of(given): return run_name(given['method'], given.get('train_seed', 0))
 
 
 @pytest.fixture(scope='module')
@@ -56,21 +60,19 @@ def test_every_model_is_drawn_and_judged_once(quick):
     outputs = [output for _, output, _ in quick]
     assert len(set(outputs)) == len(outputs)
     seeds = get_profile('quick').seeds
-    runs = {'frozen', *(f'{v}-seed{s}' for v in ('denoise', 'pixel', 'token', 'tokencompose') for s in seeds)}
+    runs = {'frozen', *run_names(['denoise', 'pixel', 'token', 'tokencompose'], seeds)}
     lists = ('multigen_coco', 'multigen_ade20k')
-    drawn = [(g['method'], g['benchmark']) for n, _, g in quick if n == 'nbs/sample.ipynb']
-    judged = [(g['method'], g.get('benchmark', 'grounding')) for n, _, g in quick if n == 'nbs/evaluate.ipynb']
+    drawn = [(run_of(g), g['benchmark']) for n, _, g in quick if n == 'nbs/sample.ipynb']
+    judged = [(run_of(g), g.get('benchmark', 'grounding')) for n, _, g in quick if n == 'nbs/evaluate.ipynb']
     assert sorted(drawn) == sorted((r, b) for r in runs for b in lists)
     assert sorted(judged) == sorted((r, b) for r in runs for b in (*lists, 'grounding'))
-    trained = [f'{g["variant"]}-seed{g["seed"]}' for n, _, g in quick if n == 'nbs/train.ipynb']
+    trained = [run_name(g['method'], g['seed']) for n, _, g in quick if n == 'nbs/train.ipynb']
     assert sorted(trained) == sorted(runs - {'frozen'})
 
 
-def test_a_model_is_used_from_where_training_leaves_it(quick):
+def test_what_is_not_trained_has_no_training_seed(quick):
     for notebook, _, given in quick:
-        if notebook in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb') and given['method'] != 'frozen' and given.get('metric') != 'multigen':
-            assert given['model'] == f'runs/quick/train/{given["method"]}/pipeline'
-        elif given.get('method') == 'frozen': assert 'model' not in given
+        if notebook in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb'): assert ('train_seed' in given) == (given['method'] != 'frozen')
 
 
 @pytest.fixture(scope='module')
@@ -80,16 +82,15 @@ def table1(): return planned('quick', 'table1 figure5')
 def test_every_method_of_table_1_is_drawn_and_judged_on_every_benchmark_once(table1):
     seeds = get_profile('quick').seeds
     rivals = {'composable', 'layout', 'structured', 'attend_excite'}
-    runs = {'frozen', *rivals, *(f'{v}-seed{s}' for v in ('denoise', 'tokencompose') for s in seeds)}
+    runs = {'frozen', *rivals, *run_names(['denoise', 'tokencompose'], seeds)}
     metric = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')
-    drawn = [(g.get('rival', g['method']), g['benchmark']) for n, _, g in table1 if n == 'nbs/sample.ipynb']
-    judged = [(g['method'], g['benchmark'], g['metric']) for n, _, g in table1 if n == 'nbs/evaluate.ipynb']
+    drawn = [(run_of(g), g['benchmark']) for n, _, g in table1 if n == 'nbs/sample.ipynb']
+    judged = [(run_of(g), g['benchmark'], g['metric']) for n, _, g in table1 if n == 'nbs/evaluate.ipynb']
     expected = [(r, b) for r in runs for b in metric if b != 'coco_captions' or r not in rivals - {'structured'}]  # three cannot draw them
     assert sorted(drawn) == sorted(expected)
     assert sorted(judged) == sorted((r, b, metric[b]) for r, b in expected)
-    assert {g['method'] for n, _, g in table1 if 'rival' in g} == {'frozen'} and not [g for _, _, g in table1 if 'rival' in g and 'model' in g]
     assert [n for n, *_ in table1].count('nbs/8_studies/run_latency.ipynb') == 1
-    assert sorted(g['variant'] for n, _, g in table1 if n == 'nbs/train.ipynb') == sorted(v for v in ('denoise', 'tokencompose') for _ in seeds)
+    assert sorted(g['method'] for n, _, g in table1 if n == 'nbs/train.ipynb') == sorted(v for v in ('denoise', 'tokencompose') for _ in seeds)
 
 
 def test_table_1_commands_fit_their_notebooks(table1): check_commands(table1, 'quick')
@@ -108,11 +109,11 @@ def test_without_a_choice_the_profiles_make_everything():
 
 def test_the_layers_of_table_2_are_trained_and_scored():
     plan = planned('mini', 'table2')
-    trained = [g['variant'] for n, _, g in plan if n == 'nbs/train.ipynb']
-    variants = ['denoise', 'pixel', 'token', 'tokencompose', *get_profile('mini').layer_choices]
-    assert sorted(trained) == sorted(variants*3)
-    judged = [(g['method'], g.get('benchmark', g['metric'])) for n, _, g in plan if n == 'nbs/evaluate.ipynb']
-    runs = ['frozen', *(f'{v}-seed{s}' for v in variants for s in range(3))]
+    trained = [g['method'] for n, _, g in plan if n == 'nbs/train.ipynb']
+    methods = ['denoise', 'pixel', 'token', 'tokencompose', 'layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16']
+    assert sorted(trained) == sorted(methods*3)
+    judged = [(run_of(g), g.get('benchmark', g['metric'])) for n, _, g in plan if n == 'nbs/evaluate.ipynb']
+    runs = ['frozen', *run_names(methods, range(3))]
     assert sorted(judged) == sorted((r, b) for r in runs for b in (*get_profile('mini').ablation, 'grounding'))
     check_commands(plan, 'mini')
 
@@ -120,13 +121,14 @@ def test_the_layers_of_table_2_are_trained_and_scored():
 def test_table_3_is_of_the_second_base_model():
     plan = planned('mini_v', '')
     assert {g['profile'] for *_, g in plan} == {'mini_v'}
-    assert sorted({g['method'] for n, _, g in plan if n == 'nbs/sample.ipynb'}) == sorted(['frozen', *(f'{v}-seed{s}' for v in ('denoise', 'tokencompose') for s in range(3))])
+    drawn = {run_of(g) for n, _, g in plan if n == 'nbs/sample.ipynb'}
+    assert drawn == {'frozen', *run_names(['denoise', 'tokencompose'], range(3))}
 
 
 def test_table_4_redraws_pictures_before_figure_4_shows_them():
     plan = planned('mini', 'table4 figure4')
     redrawn = [(i, g) for i, (n, _, g) in enumerate(plan) if g.get('metric') == 'daam']
-    assert sorted(g['method'] for _, g in redrawn) == sorted(['frozen', *(f'{v}-seed{s}' for v in ('denoise', 'tokencompose') for s in range(3))])
+    assert sorted(run_of(g) for _, g in redrawn) == sorted(['frozen', *run_names(['denoise', 'tokencompose'], range(3))])
     assert not [n for n, *_ in plan if n == 'nbs/sample.ipynb']
     assert [n for n, *_ in plan].index('paper_figures/figure4.ipynb') > max(i for i, _ in redrawn)
     check_commands(plan, 'mini')
@@ -135,3 +137,13 @@ def test_table_4_redraws_pictures_before_figure_4_shows_them():
 
 def test_an_unknown_figure_is_refused():
     assert 'FIGURES: table9 is not one of figure2, ' in dry_run('quick', 'table2 table9', check=False)
+
+
+def test_a_run_on_exact_masks_waits_for_their_data_set():
+    plan = dry_run('mini', 'figure2')
+    assert re.search(r'training --profile mini --method exact --encode_only', plan) and re.search(r'training --profile mini --method tokencompose --encode_only', plan)
+    assert sorted({g['method'] for n, _, g in planned('mini', 'figure2') if n == 'nbs/train.ipynb'}) == ['exact', 'tokencompose']
+
+
+def test_every_table_of_the_paper_that_is_made_has_rows():
+    assert all(rows(name) for name in ('table1', 'table2', 'table3', 'table4', 'figure2', 'figure4', 'figure5'))

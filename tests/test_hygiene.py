@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT
 from test_toy_runs import RESULTS, TOY
 
+from tokencompose.methods import METHODS
+
 SKIPPED = {'.git', '.venv', '.snakemake', '.ipynb_checkpoints', 'runs', 'data'}
 
 
@@ -24,8 +26,9 @@ def tracked_files():
 
 FILES = tracked_files()
 NOTEBOOKS = [name for name in FILES if name.endswith('.ipynb')]
-LIBRARY = [name for name in NOTEBOOKS if re.match(r'nbs/\d', name)]
-PAPERMILL = [name for name in NOTEBOOKS if re.match(r'(nbs/[^\d/]|data_prep/|paper_figures/(?!executed/))', name)]
+INDEX = 'nbs/index.ipynb'
+LIBRARY = [name for name in NOTEBOOKS if re.match(r'nbs/\d_\w+/\d\d_', name)]
+PAPERMILL = [name for name in NOTEBOOKS if name != INDEX and re.match(r'(nbs/(\d_\w+/)?(?!\d\d_)[^/]+$|data_prep/|paper_figures/(?!executed/))', name)]
 PYTHON = [name for name in FILES if name.endswith('.py')]
 
 
@@ -57,26 +60,86 @@ def test_notebook(name):
 
 
 def test_no_notebook_is_forgotten():
-    "Each one is a library notebook, a papermill notebook or a published run."
-    assert not [name for name in NOTEBOOKS if name not in LIBRARY + PAPERMILL and not name.startswith('paper_figures/executed/')]
-    assert LIBRARY and PAPERMILL
+    "Each one is the map, a library notebook, a papermill notebook or a published run."
+    known = [INDEX, *LIBRARY, *PAPERMILL]
+    assert not [name for name in NOTEBOOKS if name not in known and not name.startswith('paper_figures/executed/')]
+    assert LIBRARY and PAPERMILL and INDEX in NOTEBOOKS
+
+
+def test_two_notebooks_never_share_a_file_name():
+    "nbdev's pages would overwrite each other."
+    names = [Path(name).name for name in NOTEBOOKS if name.startswith('nbs/')]
+    assert len(set(names)) == len(names)
+
+
+# ---- how notebooks read
+
+def links(name):
+    "Relative links of a notebook's prose."
+    for cell in cells(name, 'markdown'):
+        yield from (target.split('#')[0] for target in re.findall(r'\]\(([^)\s]+)\)', cell.source) if not re.match(r'https?:|#|mailto:', target))
+
+
+@pytest.mark.parametrize('name', [name for name in NOTEBOOKS if not name.startswith('paper_figures/executed/')])
+def test_links_lead_somewhere(name):
+    to_come = {'RESULTS.md'}
+    dead = [target for target in links(name) if not (ROOT/name).parent.joinpath(target).exists() and Path(target).name not in to_come]
+    assert not dead, dead
+
+
+def test_the_map_leads_to_every_notebook():
+    linked = {(ROOT/INDEX).parent.joinpath(target).resolve() for target in links(INDEX)}
+    assert not [name for name in LIBRARY + [n for n in PAPERMILL if n.startswith('nbs/')] if (ROOT/name).resolve() not in linked]
+
+
+@pytest.mark.parametrize('name', LIBRARY)
+def test_opens_with_the_problem_and_closes_with_what_follows(name):
+    notebook = nbformat.read(ROOT/name, 4).cells
+    assert [c.cell_type for c in notebook[:2]] == ['markdown', 'markdown'] or len(notebook[0].source.split('\n')) > 4, 'prose comes before imports'
+    last = [c for c in notebook if c.source.strip()][-2]
+    assert last.cell_type == 'markdown' and re.search(r'\]\([^)]+\)', last.source), 'the last cell before the export says what follows, with a link'
+
+
+@pytest.mark.parametrize('name', LIBRARY + PAPERMILL + [INDEX])
+def test_cells_are_short(name):
+    for i, cell in enumerate(cells(name)):
+        source = cell.source.strip()
+        lines = source.split('\n')
+        body = ast.parse(python_of(cell)).body
+        alone = len(body) == 1 and isinstance(body[0], ast.ClassDef)
+        assert len(lines) <= (61 if alone else 40), f'cell {i} has {len(lines)} lines: split it'
+        widest = 120 if has(cell, 'exports?') else 160
+        wide = [line for line in lines if len(line) > widest and 'parameters' not in cell.metadata.get('tags', [])]
+        assert not wide, f'cell {i}: longer than {widest} columns: {wide[0]}'
+
+
+@pytest.mark.parametrize('name', LIBRARY + PAPERMILL + [INDEX])
+def test_no_measured_number_is_typed(name):
+    "An interval in prose was typed by hand: tables print theirs, RESULTS.md is generated."
+    number = r'[−-]?\d+\.?\d*'
+    typed = [m.group() for cell in cells(name, 'markdown') for m in re.finditer(rf'\d [\[(]{number}, {number}[\])]', cell.source)]
+    assert not typed, typed
 
 
 # ---- library notebooks
 
 def module_of(name):
-    return re.fullmatch(r'nbs/\d\d[a-z]?_(.+)\.ipynb', name).group(1)
+    return re.fullmatch(r'nbs/\d_\w+/\d\d_(.+)\.ipynb', name).group(1)
 
 
 def number_of(name):
-    return re.match(r'nbs/(\d\d[a-z]?)_', name).group(1)
+    "(part, number): the order of the argument."
+    return tuple(map(int, re.match(r'nbs/(\d)_\w+/(\d\d)_', name).groups()))
+
+
+PACKAGES = {'tokencompose', *(f'tokencompose.{Path(name).parent.name}' for name in PYTHON if name.startswith('tokencompose/') and name.count('/') == 2)}
 
 
 def imported_modules(source):
     "Modules of the package that a cell imports."
     for node in ast.walk(ast.parse(source)):
         names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module in ('tokencompose', 'tokencompose.data', 'tokencompose.metrics', 'tokencompose.rivals'): names = [f'{node.module}.{a.name}' for a in node.names]
+        if isinstance(node, ast.ImportFrom) and node.module in PACKAGES: names = [f'{node.module}.{a.name}' for a in node.names]
         yield from (name.removeprefix('tokencompose.') for name in names if name and name.startswith('tokencompose.'))
 
 
@@ -99,7 +162,7 @@ def test_library_notebook_imports_from_lower_numbers(name):
     for cell in cells(name):
         for module in imported_modules(python_of(cell)):
             assert module in numbers, f'{module} has no notebook'
-            assert numbers[module] < number_of(name), f'{name} imports {module}, which is number {numbers[module]}'
+            assert numbers[module] < number_of(name), f'{name} imports {module}, which comes later: {numbers[module]}'
 
 
 @pytest.mark.parametrize('name', LIBRARY)
@@ -117,6 +180,44 @@ def test_every_module_has_a_notebook():
     modules = {p.relative_to(ROOT/'tokencompose').with_suffix('').as_posix().replace('/', '.') for p in map(ROOT.joinpath, PYTHON) if p.is_relative_to(ROOT/'tokencompose')}
     extra = {m for m in modules if not m.endswith('__init__') and m != '_modidx'} - {module_of(name) for name in LIBRARY}
     assert not extra, f'{sorted(extra)}: made by no notebook'
+
+
+def modules():
+    "Exported modules as syntax trees, by path."
+    return {name: ast.parse((ROOT/name).read_text(encoding='utf-8')) for name in PYTHON if name.startswith('tokencompose/') and not name.endswith('_modidx.py')}
+
+
+def test_functions_are_short():
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = [f'{name}: {n.name}' for name, tree in modules().items() for n in ast.walk(tree) if isinstance(n, kinds) and n.end_lineno - n.lineno >= 40]
+    assert not long, long
+
+
+def test_a_name_has_one_home():
+    homes = {}
+    for name, tree in modules().items():
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'): homes.setdefault(node.name, []).append(name)
+    assert not {n: files for n, files in homes.items() if len(files) > 1}
+
+
+def test_no_private_name_crosses_modules():
+    private = [f'{name}: {a.name}' for name, tree in modules().items() for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level
+               for a in n.names if a.name.startswith('_')]
+    assert not private, private
+
+
+def test_nobody_else_spells_the_list_of_methods():
+    "Three methods in one literal are a list of methods, which belongs into tokencompose.methods."
+    found = []
+    code = [(name, (ROOT/name).read_text(encoding='utf-8')) for name in ('Snakefile', *modules())]
+    code += [(f'{name}, cell {i}', python_of(cell)) for name in PAPERMILL for i, cell in enumerate(cells(name))]
+    for name, text in code:
+        if name == 'tokencompose/methods.py': continue
+        if name == 'Snakefile': literals = re.findall(r'[\[({][^\[\](){}]*[\])}]', text)
+        else: literals = [ast.unparse(n) for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.List, ast.Tuple, ast.Set, ast.Dict))]
+        found += [f'{name}: {text[:80]}' for text in literals if sum(f"'{method}'" in text for method in METHODS) > 2]
+    assert not found, found
 
 
 # ---- papermill notebooks

@@ -1,4 +1,6 @@
 """A training killed without warning, at a step or in the middle of a save, ends with the same bytes as one left alone."""
+import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import load_file
 
 from tokencompose.core import file_sha256, keyed_generator, SampleOrder
 from tokencompose.data.coco import build_dataset, read_coco
@@ -17,7 +20,8 @@ from tokencompose.metrics.grounding import probe
 from tokencompose.models import load_pipeline, tiny_pipeline
 from tokencompose.profiles import get_profile
 from tokencompose.sampling import sample_images
-from tokencompose.run_config import config_for
+from tokencompose.checkpoints import load_checkpoint, newest_checkpoint
+from tokencompose.run_config import config_for, TrainConfig
 from tokencompose.training import train
 
 KILL_AT_STEP = """
@@ -105,3 +109,59 @@ def test_second_kind_of_base_model(tmp_path):
     assert set(result['images']) == {f'{i:012d}' for i in range(4)} and all(torch.isfinite(torch.as_tensor(v)).all() for v in result['scores'].values())
     sample_images(pipe, ['a cat'], 1, tmp_path/'pictures', inference_steps=2)
     assert Image.open(tmp_path/'pictures'/'0_0.png').size == (80, 80)
+
+
+def small(place, out, **changes):
+    own = dict(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(out), resolution=64,
+               steps=2, batch_size=4, lr=1e-3, token_loss_scale=1e-2, pixel_loss_scale=1e-3)
+    return TrainConfig(**own | changes)
+
+
+def weights(out): return load_file(out/'pipeline'/'unet'/'diffusion_pytorch_model.safetensors')
+
+
+def test_a_batch_and_its_accumulated_parts_train_alike(place, tmp_path):
+    "Loosely: AdamW's first steps follow the sign of a gradient, however small."
+    train(small(place, tmp_path/'batch')), train(small(place, tmp_path/'parts', batch_size=1, accumulation=4))
+    parts = weights(tmp_path/'parts')
+    for name, tensor in weights(tmp_path/'batch').items(): assert torch.allclose(tensor, parts[name], atol=1e-3, rtol=0), name
+
+
+def test_every_objective_leads_to_weights_of_its_own(place, tmp_path):
+    scales = dict(token_loss_scale=1e-2, pixel_loss_scale=1e-3)
+    trained = []
+    for off in ((), ('token_loss_scale',), ('pixel_loss_scale',), tuple(scales)):
+        train(small(place, tmp_path/'-'.join(('run', *off)), **dict.fromkeys(off, 0.)))
+        trained.append(torch.cat([t.flatten() for t in weights(tmp_path/'-'.join(('run', *off))).values()]))
+    for one, other in itertools.combinations(trained, 2): assert (one - other).abs().max() > 1e-4
+
+
+def test_the_log_names_every_loss_and_the_looks_are_there(place, tmp_path):
+    held_out = dict(val_data=str(place/'data'), val_images=str(place/'scenes'/'train2017'))
+    config = small(place, tmp_path/'run', log_every=1, sample_every=2, sample_prompts=('a photo of a cat.',), inference_steps=1, **held_out)
+    train(config)
+    lines = [json.loads(line) for line in (tmp_path/'run'/'metrics.jsonl').open()]
+    assert {'loss', 'denoise_loss', 'token_loss/mid_4', 'pixel_loss/up_16', 'grad_norm', 'samples_per_second'} <= set(lines[0])
+    assert 'val/token_loss' in lines[-1] and (tmp_path/'run'/'samples'/'step-0000002.png').is_file()
+
+
+def test_images_of_half_the_size_that_the_unet_is_made_for(place, tmp_path):
+    held_out = dict(val_data=str(place/'data'), val_images=str(place/'scenes'/'train2017'))
+    train(small(place, tmp_path/'run', steps=1, sample_every=1, resolution=32, layers=('mid_1x', 'up_2x'), **held_out))
+    assert {'val/token_loss/mid_2', 'val/token_loss/up_4'} <= set(json.loads((tmp_path/'run'/'metrics.jsonl').read_text().splitlines()[-1]))
+
+
+def test_what_contradicts_a_folder_is_refused(place, tmp_path):
+    config = small(place, tmp_path/'run')
+    train(config)
+    with pytest.raises(ValueError, match='lr: 0.001, now 0.1'): train(dataclasses.replace(config, lr=.1))
+    with pytest.raises(ValueError, match='has 2 updates already and steps=1 asks for fewer'): train(dataclasses.replace(config, steps=1))
+    with pytest.raises(ValueError, match=r'trained by 1 process\(es\), now 2'):
+        load_checkpoint(newest_checkpoint(tmp_path/'run'/'checkpoints'), None, None, None, config, world=2)
+
+
+def test_missing_folders_stop_before_anything_is_written(place, tmp_path):
+    with pytest.raises(FileNotFoundError, match='data_prep'): train(small(place, tmp_path/'no', data='data/none'))
+    with pytest.raises(FileNotFoundError, match='-p split val -p masks exact'):
+        train(small(place, tmp_path/'no', sample_every=1, val_data='data/none', val_images=str(place/'scenes'/'train2017')))
+    assert not (tmp_path/'no').exists()
