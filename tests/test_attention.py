@@ -9,8 +9,6 @@ from tokencompose.attention import attention_probs, CaptureProcessor, cross_atte
 from tokencompose.attention import map_size, relative_layers, resolve_layers, unwrap
 from tokencompose.models import tiny_unet
 
-torch.set_num_threads(1)
-
 
 def close(a, b, atol=1e-5):
     torch.testing.assert_close(a, b, atol=atol, rtol=0)
