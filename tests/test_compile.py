@@ -3,20 +3,18 @@ import shutil
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from tokencompose.attention import CrossAttentionCapture
+from tokencompose.models import tiny_unet
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ('g++', 'clang++', 'c++'))),
                                     reason='torch.compile needs a C++ compiler (g++ or clang++) on the CPU')
 
 
-def tiny_unet():
-    torch.manual_seed(0)
-    return UNet2DConditionModel(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=8,
-                                attention_head_dim=2, norm_num_groups=4, mid_block_type=None,
-                                down_block_types=('DownBlock2D', 'DownBlock2D'),
-                                up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'))
+def small_unet():
+    return tiny_unet(sample_size=8, block_out_channels=(8, 8), cross_attention_dim=8, attention_head_dim=2, norm_num_groups=4,
+                     mid_block_type=None, down_block_types=('DownBlock2D', 'DownBlock2D'),
+                     up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'))
 
 
 def step(unet, batch, token_ids):
@@ -33,7 +31,7 @@ def step(unet, batch, token_ids):
 @pytest.mark.parametrize('how, backend', [pytest.param('repeated blocks', 'inductor', marks=needs_compiler), ('whole model', 'aot_eager')])
 def test_compiled_maps_equal_eager(how, backend):
     torch._dynamo.reset()
-    eager, compiled = tiny_unet(), tiny_unet()
+    eager, compiled = small_unet(), small_unet()
     compiled.load_state_dict(eager.state_dict())
     if how == 'repeated blocks': compiled.compile_repeated_blocks(backend=backend)
     else: compiled = torch.compile(compiled, backend=backend)

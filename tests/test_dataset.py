@@ -25,60 +25,6 @@ several = st.tuples(st.integers(0, 4), sides, sides).flatmap(lambda shape: array
 names = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
 
 
-def counted(mask, size):
-    "Covered share of every cell: each pixel is cut into h x w equal pieces, which are counted."
-    fine = np.kron(mask.numpy(), np.ones(size, int))
-    return fine.reshape(size[0], mask.shape[0], size[1], mask.shape[1]).mean((1, 3))
-
-
-@QUICK
-@given(several, st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_fractions_and_rules_against_counting(found, size):
-    exact = np.stack([counted(m, size) for m in found]) if len(found) else np.zeros((0, *size))
-    assert np.abs(mask_fractions(found, size).numpy() - exact).max(initial=0) < 1e-6
-    assert (mask_targets(found, size, 'any').numpy() == (exact > 0)).all()
-    assert (mask_targets(found, size, 'majority').numpy() == (exact >= .5)).all()
-    resized = F.interpolate(found[:, None].float(), size, mode='bilinear', antialias=False)[:, 0] if len(found) else torch.zeros(0, *size)
-    assert torch.equal(mask_targets(found, size), (resized > 1e-4).float())
-
-
-@QUICK
-@given(several, st.tuples(st.integers(1, 9), st.integers(1, 9)), st.sampled_from(RULES))
-def test_keep_smallest_loses_no_object_and_changes_no_other(found, size, rule):
-    plain, kept = mask_targets(found, size, rule), mask_targets(found, size, rule, keep_smallest=True)
-    for mask, before, after in zip(found, plain, kept):
-        assert after.any() == mask.any()
-        if before.any(): assert torch.equal(before, after)
-        elif mask.any(): assert after.sum() == 1 and mask_fractions(mask[None], size)[0][after > 0] == mask_fractions(mask[None], size).max()
-
-
-@QUICK
-@given(masks, st.sampled_from(['L', 'RGB', 'RGBA', '1', 'LA', 'P']), st.sampled_from([1, 128, 255]))
-def test_any_picture_of_a_mask_reads_back(tmp_path, mask, mode, white):
-    picture = Image.fromarray(mask.numpy().astype(np.uint8)*(255 if mode == '1' else white))
-    (picture.convert('RGB').quantize(2) if mode == 'P' else picture.convert(mode)).save(tmp_path/'m.png')
-    assert torch.equal(load_mask(tmp_path/'m.png'), mask)
-    save_mask(tmp_path/'n.png', mask)
-    assert torch.equal(load_mask(tmp_path/'n.png'), mask)
-
-
-@QUICK
-@given(masks)
-def test_run_lengths_read_back(mask):
-    packed = coco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
-    flat = mask.numpy().flatten(order='F')
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat]).astype(int))).tolist()
-    runs = np.diff([0, *edges, len(flat)]).tolist()
-    for form in (packed, dict(packed, counts=packed['counts'].decode()), dict(size=list(mask.shape), counts=runs)): assert torch.equal(load_mask(form), mask)
-
-
-@QUICK
-@given(st.integers(0, 9), st.integers(0, 9), st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=10) | st.lists(st.integers(-3, 90), max_size=5) | st.binary(max_size=5))
-def test_damaged_run_lengths_give_one_sentence_or_a_mask(height, width, counts):
-    try: assert load_mask(dict(size=[height, width], counts=counts)).shape == (height, width)
-    except ValueError as error: assert str(error).startswith('The COCO mask cannot be read: ')
-
-
 @QUICK
 @given(st.integers(0, 400), st.integers(0, 399), st.integers(0, 255))
 def test_damaged_pictures_give_one_sentence_or_a_mask(tmp_path, length, place, value):
@@ -90,31 +36,6 @@ def test_damaged_pictures_give_one_sentence_or_a_mask(tmp_path, length, place, v
     for read, kind in ((load_mask, torch.Tensor), (load_image, Image.Image)):
         try: assert isinstance(read(tmp_path/'m.png'), kind)
         except ValueError as error: assert 'm.png' in str(error) and '\n' not in str(error)
-
-
-token_lists = st.lists(st.integers(1, 76), max_size=4)
-samples = st.lists(st.lists(st.tuples(arrays(bool, (12, 12)), token_lists), max_size=5), min_size=1, max_size=6)
-
-
-@QUICK
-@given(samples, st.data(), st.sampled_from(RULES))
-def test_a_row_of_a_batch_does_not_know_its_neighbours(found, data, rule):
-    sizes = [(4, 4), (3, 6)]
-    images = [torch.from_numpy(np.stack([m for m, _ in sample])) if sample else torch.zeros(0, 12, 12, dtype=torch.bool) for sample in found]
-    tokens = [[ids for _, ids in sample] for sample in found]
-    indices = data.draw(st.lists(st.integers(0, len(found) - 1), min_size=1, max_size=6))
-    batch = TargetTable.build(zip(images, tokens), sizes, rule).batch(indices)
-    for place, i in enumerate(indices):
-        pairs = [(n, token) for n, ids in enumerate(tokens[i]) for token in ids]
-        used = batch.column_noun[place] >= 0
-        assert [(int(n), int(t)) for n, t in zip(batch.column_noun[place][used], batch.token_ids[place][used])] == pairs
-        for size in sizes:
-            target = mask_targets(images[i], size, rule).flatten(1)
-            count = len(target)
-            assert torch.equal(batch.masks[size][place, :count], target) and not batch.masks[size][place, count:].any()
-            assert batch.valid[size][place].tolist() == [bool(ids) and bool(t.any()) for ids, t in zip(tokens[i], target)] + [False]*(batch.valid[size].shape[1] - count)
-    alone = pack_targets([images[indices[0]]], [tokens[indices[0]]], sizes, rule)
-    for size in sizes: assert torch.equal(alone.masks[size][0], batch.masks[size][0, :alone.masks[size].shape[1]])
 
 
 @QUICK

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['PAPER_LAYERS', 'attention_probs', 'unwrap', 'cross_attention_groups', 'relative_layers', 'resolve_layers',
-           'CaptureProcessor', 'map_size', 'CrossAttentionCapture']
+           'CaptureProcessor', 'CrossAttentionCapture', 'map_size']
 
 # %% ../nbs/1_method/00_attention.ipynb #f2286681
 import contextlib
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import SlicedAttnProcessor, XFormersAttnProcessor
+from fastcore.basics import patch
 
 # %% ../nbs/1_method/00_attention.ipynb #20f73558
 def attention_probs(
     query: torch.Tensor,  # (batch, heads, pixels, head width)
     key: torch.Tensor,  # (batch, heads, tokens, head width)
-    attention_mask: torch.Tensor = None,  # Added to the scores, or boolean (true: may be attended to); broadcasts to (batch, heads, pixels, tokens)
+    attention_mask: torch.Tensor = None,  # Added to the scores, or boolean (true: attend); broadcasts to the result
 ) -> torch.Tensor:  # (batch, heads, pixels, tokens), float32 (float64 for a float64 model), rows sum to one
     "Softmax of the scaled dot products, in full precision even under autocast."
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -53,14 +55,18 @@ def _blocks(unet):
 def _groups(unet, sample_size) -> dict:  # Group name -> (number of halvings before it, paths)
     unet = unwrap(unet)
     size = unet.config.sample_size if sample_size is None else sample_size
-    if size is None: raise ValueError('The U-Net\'s configuration has no sample_size: pass the side of the latent as `sample_size`.')
-    size, groups = ((size, size) if isinstance(size, int) else tuple(size)), {}
+    if size is None:
+        raise ValueError("The U-Net's configuration has no sample_size: pass the side of the latent as `sample_size`.")
+    size, groups = (size, size) if isinstance(size, int) else tuple(size), {}
     for block, place, level in _blocks(unet):
         h, w = _downsampled(size, level)
+        name = f'{place}_{h}' if h == w else f'{place}_{h}x{w}'
         for path, module in unet.get_submodule(block).named_modules(prefix=block):
             if path.endswith('.attn2') and isinstance(module, Attention) and module.is_cross_attention:
-                groups.setdefault(f'{place}_{h}' if h == w else f'{place}_{h}x{w}', (level, []))[1].append(path)
-    if not groups: raise ValueError(f'{type(unet).__name__} has no cross-attention (no `attn2` module that reads text): pass a text-conditioned U-Net.')
+                groups.setdefault(name, (level, []))[1].append(path)
+    if not groups:
+        raise ValueError(f'{type(unet).__name__} has no cross-attention (no `attn2` module that reads text): '
+                         'pass a text-conditioned U-Net.')
     return groups
 
 def cross_attention_groups(
@@ -80,10 +86,12 @@ def relative_layers(
     "Names of layers in one U-Net as names that fit any other."
     def relative(name):
         place, _, side = name.partition('_')
-        if side and (not side.isdecimal() or int(side) % coarsest): raise ValueError(f'layers: the size in {name!r} is no multiple of the coarsest map, {coarsest}.')
+        if side and (not side.isdecimal() or int(side) % coarsest):
+            raise ValueError(f'layers: the size in {name!r} is no multiple of the coarsest map, {coarsest}.')
         return f'{place}_{int(side)//coarsest}x' if side else place
     return tuple(map(relative, layers))
 
+# %% ../nbs/1_method/00_attention.ipynb #e139c73d
 def resolve_layers(
     unet: torch.nn.Module,  # A diffusers U-Net
     layers=PAPER_LAYERS,  # Names of groups, relative or not, of places ("down", "mid", "up"), or "all"
@@ -91,28 +99,36 @@ def resolve_layers(
 ) -> dict:  # Group name -> module paths, in forward order whatever the order asked for
     "The groups that `layers` names."
     groups, layers = _groups(unet, sample_size), (layers,) if isinstance(layers, str) else tuple(layers)
-    deepest = max(level for level, _ in groups.values())
-    names = {name: {'all', name, place := name.split('_')[0], f'{place}_{2**(deepest - level)}x'} for name, (level, _) in groups.items()}
+    deepest, names = max(level for level, _ in groups.values()), {}
+    for group, (level, _) in groups.items():
+        place = group.split('_')[0]
+        names[group] = {group, place, f'{place}_{2**(deepest - level)}x', 'all'}
     unknown = [name for name in layers if name not in set.union(*names.values())]
-    if unknown or not layers: raise ValueError(f'layers: {", ".join(map(repr, unknown)) or "nothing"} is not in this U-Net; choose from {", ".join([*groups, "down, mid, up (a place)", "all"])}, or by size relative to the coarsest map, such as up_2x.')
-    return {name: paths for name, (_, paths) in groups.items() if names[name] & set(layers)}
+    if unknown or not layers:
+        raise ValueError(f'layers: {", ".join(map(repr, unknown)) or "nothing"} is not in this U-Net; choose from '
+                         f'{", ".join([*groups, "down, mid, up (a place)", "all"])}, '
+                         'or by size relative to the coarsest map, such as up_2x.')
+    return {group: paths for group, (_, paths) in groups.items() if names[group] & set(layers)}
 
 # %% ../nbs/1_method/00_attention.ipynb #09b853e6
 class CaptureProcessor:
-    "Attention like `AttnProcessor2_0` with its softmax written out; while armed, keeps the selected text columns in `probs`."
+    "Attention like `AttnProcessor2_0` with its softmax written out; keeps the chosen columns in `probs` while armed."
     def __init__(self): self.armed, self.with_grad, self.columns, self.probs, self.text = False, False, None, None, None
 
     def arm(self, columns):
-        self.armed, self.with_grad, self.columns, self.probs, self.text = True, torch.is_grad_enabled(), columns, None, None
+        self.armed, self.with_grad = True, torch.is_grad_enabled()
+        self.columns, self.probs, self.text = columns, None, None
 
     def clear(self): self.armed, self.probs, self.text = False, None, None
 
     def keep(self, probs, text):
         "Store the columns when armed; when not (recomputation), only repeat the arithmetic."
         if self.armed and self.with_grad and not torch.is_grad_enabled():
-            raise RuntimeError('Reentrant gradient checkpointing cuts the gradient of attention maps: use unet.enable_gradient_checkpointing() as it is (use_reentrant=False).')
+            raise RuntimeError('Reentrant gradient checkpointing cuts the gradient of attention maps: '
+                               'use unet.enable_gradient_checkpointing() as it is (use_reentrant=False).')
         if not self.armed and self.columns is not None and self.text is not None and text is not self.text:
-            raise RuntimeError('The U-Net ran again before the backward pass of an earlier forward under gradient checkpointing: call backward after each captured forward.')
+            raise RuntimeError('The U-Net ran again before the backward pass of an earlier forward under '
+                               'gradient checkpointing: call backward after each captured forward.')
         if self.columns is not None:
             probs = probs.gather(3, self.columns[:, None, None].expand(-1, probs.shape[1], probs.shape[2], -1))
         if self.armed: self.probs, self.text = probs, text
@@ -140,21 +156,10 @@ class CaptureProcessor:
         if attn.residual_connection: hidden_states = hidden_states + residual
         return hidden_states/attn.rescale_output_factor
 
-# %% ../nbs/1_method/00_attention.ipynb #2146477e
-def map_size(
-    latent_size,  # (h, w) of the latent
-    pixels: int,  # Length of an attention map
-) -> tuple:  # (h, w) of the map
-    "The halving of a latent that has so many pixels."
-    size = tuple(latent_size)
-    while size[0]*size[1] > pixels and max(size) > 1: size = _downsampled(size, 1)
-    if size[0]*size[1] != pixels: raise RuntimeError(f'A map of {pixels} pixels is no halving of a {latent_size[0]}x{latent_size[1]} latent: this U-Net does not downsample by twos.')
-    return size
-
 # %% ../nbs/1_method/00_attention.ipynb #4b3f2884
 class CrossAttentionCapture:
-    "Context manager: while it is open, each forward pass of `unet` leaves the chosen layers' attention probabilities in `maps`."
-    _stock = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)  # all compute the same function
+    "While it is open, each forward pass of `unet` leaves the chosen layers' attention probabilities in `maps`."
+    _stock = (AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor, XFormersAttnProcessor)  # compute the same function
 
     def __init__(
         self,
@@ -167,22 +172,15 @@ class CrossAttentionCapture:
         self._processors = {path: CaptureProcessor() for paths in self.groups.values() for path in paths}
         self._latent_size = None
 
-    def select(
-        self,
-        token_ids: torch.Tensor = None,  # (batch, columns) text positions, start token counted; None keeps all text positions
-    ):
-        "Choose the text columns to keep from the next forward pass on."
-        if token_ids is not None:
-            if token_ids.ndim != 2 or token_ids.dtype != torch.long: raise ValueError(f'token_ids: expected an integer (batch, columns) tensor, got {token_ids.dtype} of shape {tuple(token_ids.shape)}.')
-            if token_ids.device.type == 'cpu' and (token_ids < 0).any(): raise ValueError('token_ids: positions cannot be negative; pad with 0 and mark padding in `column_noun`.')
-        self._token_ids = token_ids
-
     def __enter__(self):
         if any(isinstance(m.processor, CaptureProcessor) for m in self.unet.modules() if isinstance(m, Attention)):
-            raise RuntimeError('This U-Net is already inside a CrossAttentionCapture: close it first, or name all layers in one capture.')
+            raise RuntimeError('This U-Net is already inside a CrossAttentionCapture: '
+                               'close it first, or name all layers in one capture.')
         for path in self._processors:
             found = self.unet.get_submodule(path).processor
-            if type(found) not in self._stock: raise TypeError(f'{path} runs {type(found).__name__}, whose work a capture would drop: call unet.set_attn_processor(AttnProcessor2_0()) first, or choose other layers.')
+            if type(found) not in self._stock:
+                raise TypeError(f'{path} runs {type(found).__name__}, whose work a capture would drop: call '
+                                'unet.set_attn_processor(AttnProcessor2_0()) first, or choose other layers.')
         for path, processor in self._processors.items():
             attn = self.unet.get_submodule(path)
             self._previous[path] = attn.processor
@@ -204,41 +202,79 @@ class CrossAttentionCapture:
         try: yield
         finally: self.__enter__()
 
-    def _before(self, unet, args, kwargs):
-        sample, token_ids = args[0] if args else kwargs['sample'], self._token_ids
-        self._latent_size = tuple(sample.shape[-2:])
-        if token_ids is not None:
-            if len(token_ids) != len(sample): raise ValueError(f'{len(token_ids)} rows of token_ids were selected for a batch of {len(sample)}: call capture.select for each batch.')
-            token_ids = token_ids.to(sample.device)
-        for processor in self._processors.values(): processor.arm(token_ids)
+# %% ../nbs/1_method/00_attention.ipynb #856b166e
+@patch
+def select(
+    self: CrossAttentionCapture,
+    token_ids: torch.Tensor = None,  # (batch, columns) text positions, start token counted; None keeps all of them
+):
+    "Choose the text columns to keep from the next forward pass on."
+    if token_ids is not None:
+        if token_ids.ndim != 2 or token_ids.dtype != torch.long:
+            raise ValueError('token_ids: expected an integer (batch, columns) tensor, '
+                             f'got {token_ids.dtype} of shape {tuple(token_ids.shape)}.')
+        if token_ids.device.type == 'cpu' and (token_ids < 0).any():
+            raise ValueError('token_ids: positions cannot be negative; pad with 0 and mark padding in `column_noun`.')
+    self._token_ids = token_ids
 
-    def _after(self, unet, args, output):
-        for processor in self._processors.values(): processor.armed = False
+@patch
+def _before(self: CrossAttentionCapture, unet, args, kwargs):
+    sample, token_ids = args[0] if args else kwargs['sample'], self._token_ids
+    self._latent_size = tuple(sample.shape[-2:])
+    if token_ids is not None:
+        if len(token_ids) != len(sample):
+            raise ValueError(f'{len(token_ids)} rows of token_ids were selected for a batch of {len(sample)}: '
+                             'call capture.select for each batch.')
+        token_ids = token_ids.to(sample.device)
+    for processor in self._processors.values(): processor.arm(token_ids)
 
-    def _layer(self, path: str) -> torch.Tensor:
-        probs = self._processors[path].probs
-        if probs is None: raise RuntimeError('No attention maps yet: run unet(...) inside the `with` block first (an unfinished forward pass leaves none).')
-        return probs
+@patch
+def _after(self: CrossAttentionCapture, unet, args, output):
+    for processor in self._processors.values(): processor.armed = False
 
-    @property
-    def maps(self) -> dict:  # Group -> list of (batch, heads, h*w, columns) tensors, one a layer; the graph is kept
-        "Attention probabilities of the latest forward pass."
-        return {group: [self._layer(path) for path in paths] for group, paths in self.groups.items()}
+# %% ../nbs/1_method/00_attention.ipynb #2146477e
+def map_size(
+    latent_size,  # (h, w) of the latent
+    pixels: int,  # Length of an attention map
+) -> tuple:  # (h, w) of the map
+    "The halving of a latent that has so many pixels."
+    size = tuple(latent_size)
+    while size[0]*size[1] > pixels and max(size) > 1: size = _downsampled(size, 1)
+    if size[0]*size[1] != pixels:
+        raise RuntimeError(f'A map of {pixels} pixels is no halving of a {latent_size[0]}x{latent_size[1]} latent: '
+                           'this U-Net does not downsample by twos.')
+    return size
 
-    @property
-    def sizes(self) -> dict:  # Group -> (h, w)
-        "Map size of each group in the latest forward pass."
-        return {group: map_size(self._latent_size, self._layer(paths[0]).shape[2]) for group, paths in self.groups.items()}
+# %% ../nbs/1_method/00_attention.ipynb #dc820a6c
+@patch
+def _layer(self: CrossAttentionCapture, path: str) -> torch.Tensor:
+    probs = self._processors[path].probs
+    if probs is None:
+        raise RuntimeError('No attention maps yet: run unet(...) inside the `with` block first '
+                           '(an unfinished forward pass leaves none).')
+    return probs
 
-    def heat_map(
-        self,
-        group: str,  # Such as "up_16"
-    ) -> torch.Tensor:  # (batch, columns, h, w), without gradient
-        "One picture a column: the maps of a group averaged over heads and layers."
-        if group not in self.groups: raise KeyError(f'{group!r} is not captured; there are {", ".join(self.groups)}.')
-        mean = torch.stack([self._layer(path).detach().mean(1) for path in self.groups[group]]).mean(0)
-        return mean.transpose(1, 2).unflatten(2, self.sizes[group])
+@patch(as_prop=True)
+def maps(self: CrossAttentionCapture) -> dict:  # Group -> list of (batch, heads, h*w, columns), one a layer; with graph
+    "Attention probabilities of the latest forward pass."
+    return {group: [self._layer(path) for path in paths] for group, paths in self.groups.items()}
 
-    def clear(self):
-        "Let go of the maps and of the graph they hold."
-        for processor in self._processors.values(): processor.clear()
+@patch(as_prop=True)
+def sizes(self: CrossAttentionCapture) -> dict:  # Group -> (h, w)
+    "Map size of each group in the latest forward pass."
+    return {group: map_size(self._latent_size, self._layer(paths[0]).shape[2]) for group, paths in self.groups.items()}
+
+@patch
+def heat_map(
+    self: CrossAttentionCapture,
+    group: str,  # Such as "up_16"
+) -> torch.Tensor:  # (batch, columns, h, w), without gradient
+    "One picture a column: the maps of a group averaged over heads and layers."
+    if group not in self.groups: raise KeyError(f'{group!r} is not captured; there are {", ".join(self.groups)}.')
+    mean = torch.stack([self._layer(path).detach().mean(1) for path in self.groups[group]]).mean(0)
+    return mean.transpose(1, 2).unflatten(2, self.sizes[group])
+
+@patch
+def clear(self: CrossAttentionCapture):
+    "Let go of the maps and of the graph they hold."
+    for processor in self._processors.values(): processor.clear()
