@@ -1,6 +1,7 @@
 """The choice of captions: against plain numpy, with ragged and hostile captions, stopped, killed and shared; and the zoo's CLIP examined."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import CLIPTokenizerFast
 
 from tokencompose.core import read_jsonl
 from tokencompose.data import captions
-from tokencompose.data.captions import best_choices, count_choices, load_clip, score_margin, select_captions
+from tokencompose.data.captions import best_choices, caption_scores, choose_best, count_choices, count_cut, load_clip, score_margin, select_captions
 from tokencompose.data.coco import read_coco
 from tokencompose.data.world import VSR
 from tokencompose.data.world_files import write_world
@@ -66,7 +68,65 @@ def plain_cosine(clip, path, text):
     return float(a @ b/np.sqrt((a @ a)*(b @ b)))
 
 
+# ---- the model's files
+
+def test_a_folder_without_a_clip_is_refused(tmp_path):
+    for folder in (tmp_path, ZOO/'owlv2'):
+        with pytest.raises(FileNotFoundError, match='holds no CLIP model'): load_clip(folder)
+
+
+def test_a_clip_is_the_same_after_loading(clip_folder, clip):
+    stored = load_file(clip_folder/'model.safetensors')
+    assert stored and all(torch.equal(clip[0].state_dict()[name], value) for name, value in stored.items())
+    assert not clip[0].training and not any(p.requires_grad for p in clip[0].parameters())
+
+
+def test_broken_weights_are_named(clip_folder, clip, tmp_path):
+    broken = Path(shutil.copytree(clip_folder, tmp_path/'broken clip'))
+    (broken/'model.safetensors').write_bytes((clip_folder/'model.safetensors').read_bytes()[:1000])
+    with pytest.raises(ValueError, match='cannot be read'): load_clip(broken, 'cpu')
+    (broken/'model.safetensors').unlink()
+    with pytest.raises(ValueError, match='cannot be read'): load_clip(broken, 'cpu')
+    state = clip[0].state_dict()
+    torch.save(state, broken/'pytorch_model.bin')
+    assert torch.equal(load_clip(broken, 'cpu')[0].state_dict()['logit_scale'], state['logit_scale'])
+    torch.save({k: v for k, v in state.items() if k != 'text_projection.weight'}, broken/'pytorch_model.bin')
+    with pytest.raises(ValueError, match='lacks 1 of its weights, the first is text_projection.weight'): load_clip(broken, 'cpu')
+
+
 # ---- the choice itself
+
+def test_the_best_and_its_margin():
+    assert choose_best([[7, .2], [9, .5], [8, .5]]) == 8 and choose_best([[3, -.1]]) == 3
+    assert score_margin(dict(candidates=[[7, .2], [9, .5], [8, .45]])) == pytest.approx(.05)
+    assert score_margin(dict(candidates=[[7, .2]])) == float('inf')
+
+
+def test_every_image_needs_a_caption(clip):
+    pictures = [Image.new('RGB', (40, 40)), Image.new('RGB', (32, 50))]
+    with pytest.raises(ValueError, match='at least one caption'): caption_scores(*clip, pictures, [['a cat'], []])
+    with pytest.raises(ValueError, match='1 images and 2 lists'): caption_scores(*clip, pictures[:1], [['a cat'], ['a dog']])
+
+
+def test_texts_that_differ_only_after_the_cut_score_the_same(clip):
+    long = ['a photo of ' + 'a cat and '*40 + end for end in ('a dog', 'a pizza')]
+    first, second = caption_scores(*clip, [Image.new('RGB', (40, 40), 'red')], [long])[0]
+    assert first == second and count_cut(*clip, ['a cat.', *long]) == 2
+
+
+def test_counts_of_few_records():
+    one = dict(candidates=[[4, .1]], caption_id=4, score=.1, cut=0)
+    counts = count_choices([dict(error='torn', candidates=[], caption_id=None, score=None, cut=0), one])
+    assert counts == dict(images=1, unreadable=1, captions=1, captions_cut=0, images_with_one_caption=1, images_with_a_tie=0, chosen_place={1: 1}, median_score=.1, median_margin=None)
+    assert count_choices([])['median_score'] is None
+
+
+def test_a_caption_is_best_when_none_names_more(world):
+    coco = read_coco(world, 'val2017')
+    best = [best_choices(coco, {i.id: i.captions[place][0] for i in coco.images}) for place in range(5)]
+    assert all(b.all() for b in best[:3]) and not best[4].any()
+    assert best[3].tolist() == [len(i.instances) == 1 for i in coco.images]
+    assert len(best_choices(coco, {coco.images[0].id: coco.images[0].captions[0][0]})) == 1
 
 HOSTILE = ['', ' ', 'an apple and '*500, '一只猫坐在桌子上。', '🐱🍎🚗'*30, 'a\x00b', 'Ünïcode “quotes” & <tags> $math$', 'A CAT.']
 
@@ -185,7 +245,11 @@ def test_a_broken_picture_stops_nobody_and_is_tried_again(clip, world, tmp_path)
 def test_other_settings_are_refused(clip, world, tmp_path):
     coco = read_coco(world, 'val2017')
     select_captions(tmp_path/'out', coco, *clip, batch=2)
+    before = (tmp_path/'out'/'captions.jsonl').stat().st_mtime_ns
+    select_captions(tmp_path/'out', coco, *clip, batch=2)
+    assert (tmp_path/'out'/'captions.jsonl').stat().st_mtime_ns == before              # nothing was left to do
     with pytest.raises(ValueError, match='other settings'): select_captions(tmp_path/'out', coco, *clip, batch=3)
+    assert len(select_captions(tmp_path/'first', coco, *clip, max_images=1)) == 1
     edit_captions(world, lambda rows: rows[1:])
     with pytest.raises(ValueError, match='other settings'): select_captions(tmp_path/'out', read_coco(world, 'val2017'), *clip, batch=2)
 

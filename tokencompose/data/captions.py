@@ -32,14 +32,21 @@ def load_clip(
     "CLIP with the slow image processor and the slow tokenizer."
     folder = Path(folder)
     if not (folder/'config.json').is_file() or read_json(folder/'config.json').get('model_type') != 'clip':
-        raise FileNotFoundError(f'{folder} holds no CLIP model (a config.json of the type clip is missing): point `clip` at one, or make it with nbs/6_pretraining/pretrain_clip.ipynb.')
-    options = dict(dtype=torch.float32, use_safetensors=any(folder.glob('*.safetensors')), local_files_only=True)
+        raise FileNotFoundError(f'{folder} holds no CLIP model (a config.json of the type clip is missing): '
+                                'point `clip` at one, or make it with nbs/6_pretraining/pretrain_clip.ipynb.')
+    safe = any(folder.glob('*.safetensors'))
+    options = dict(dtype=torch.float32, use_safetensors=safe, output_loading_info=True, local_files_only=True)
     try:
-        model, report = CLIPModel.from_pretrained(folder, output_loading_info=True, **options)
-        processor = CLIPProcessor(CLIPImageProcessor.from_pretrained(folder, local_files_only=True), CLIPTokenizer.from_pretrained(folder, local_files_only=True))
+        model, report = CLIPModel.from_pretrained(folder, **options)
+        images = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        processor = CLIPProcessor(images, CLIPTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError, UnpicklingError) as error:
-        raise ValueError(f'The CLIP model in {folder} cannot be read ({str(error).strip().splitlines()[0]}): fetch or make it again.') from None
-    if report['missing_keys']: raise ValueError(f'The CLIP model in {folder} lacks {len(report["missing_keys"])} of its weights, the first is {sorted(report["missing_keys"])[0]}: fetch or make it again.')
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f'The CLIP model in {folder} cannot be read ({reason}): fetch or make it again.') from None
+    missing = sorted(report['missing_keys'])
+    if missing:
+        raise ValueError(f'The CLIP model in {folder} lacks {len(missing)} of its weights, the first is {missing[0]}: '
+                         'fetch or make it again.')
     return model.to(device or default_device()).eval().requires_grad_(False), processor
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #bd83a812
@@ -58,7 +65,8 @@ def text_features(
     texts: list,  # Of str; what is longer than the model's positions is cut
 ) -> torch.Tensor:  # (texts, projection), unit vectors on the model's device
     "What CLIP reads in texts."
-    words = processor.tokenizer(texts, padding=True, truncation=True, max_length=model.config.text_config.max_position_embeddings, return_tensors='pt')
+    longest = model.config.text_config.max_position_embeddings
+    words = processor.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors='pt')
     return F.normalize(model.get_text_features(**words.to(model.device)), dim=-1)
 
 def count_cut(
@@ -66,8 +74,10 @@ def count_cut(
     texts: list,  # Of str
 ) -> int:
     "How many texts are longer than the model's positions."
-    return sum(len(ids) > model.config.text_config.max_position_embeddings for ids in processor.tokenizer(texts, verbose=False).input_ids)
+    longest = model.config.text_config.max_position_embeddings
+    return sum(len(ids) > longest for ids in processor.tokenizer(texts, verbose=False).input_ids)
 
+# %% ../../nbs/2_data/04_data.captions.ipynb #f92fed77
 def caption_scores(
     model, processor,  # From `load_clip`
     images: list,  # PIL images, RGB
@@ -75,7 +85,9 @@ def caption_scores(
 ) -> list:  # For each image a list of cosines, one a caption
     "Cosine of each image with each of its own captions, all in one forward pass a tower."
     counts = [len(own) for own in captions]
-    if len(images) != len(captions) or 0 in counts: raise ValueError(f'{len(images)} images and {len(captions)} lists of captions, the shortest of {min(counts, default=0)}: each image needs at least one caption.')
+    if len(images) != len(captions) or 0 in counts:
+        lists = f'{len(captions)} lists of captions, the shortest of {min(counts, default=0)}'
+        raise ValueError(f'{len(images)} images and {lists}: each image needs at least one caption.')
     seen = image_features(model, processor, images).repeat_interleave(torch.tensor(counts, device=model.device), 0)
     read = text_features(model, processor, [text for own in captions for text in own])
     return [scores.tolist() for scores in (seen*read).sum(-1).cpu().split(counts)]
@@ -94,7 +106,33 @@ def score_margin(
     first, second = sorted([score for _, score in record['candidates']] + [-float('inf')], reverse=True)[:2]
     return first - second
 
+# %% ../../nbs/2_data/04_data.captions.ipynb #d1610005
+def _record(image: CocoImage, scores: list, cut: int) -> dict:
+    candidates = [[i, round(score, 4)] for (i, _), score in zip(image.captions, scores)]
+    chosen = choose_best(candidates)
+    return dict(image_id=image.id, file_name=image.file_name, text=dict(image.captions)[chosen], caption_id=chosen,
+                score=dict(candidates)[chosen], candidates=candidates, cut=cut)
+
+def _unreadable(image: CocoImage, reason: str) -> dict:
+    return dict(image_id=image.id, file_name=image.file_name, text='', caption_id=None,
+                score=None, candidates=[], cut=0, error=reason)
+
+def _choices(folder, images: list, model, processor) -> list:
+    "One record an image; those that can be read are scored together."
+    loaded = [picture_or_reason(folder, image.file_name) for image in images]
+    seen = [(image, picture) for image, (picture, _) in zip(images, loaded) if picture]
+    texts = [[text for _, text in image.captions] for image, _ in seen]
+    scores = caption_scores(model, processor, [picture for _, picture in seen], texts) if seen else []
+    cut = [count_cut(model, processor, own) for own in texts]
+    records = {image.id: _record(image, s, n) for (image, _), s, n in zip(seen, scores, cut)}
+    return [records.get(image.id) or _unreadable(image, reason) for image, (_, reason) in zip(images, loaded)]
+
 # %% ../../nbs/2_data/04_data.captions.ipynb #34612223
+def _processor_digest(processor) -> int:
+    "A number for all that decides how pictures and texts reach the model."
+    parts = processor.image_processor.to_dict(), processor.tokenizer.encoder, list(processor.tokenizer.bpe_ranks)
+    return key_to_int(*(json.dumps(part, sort_keys=True) for part in parts))
+
 def select_captions(
     folder,  # Receives captions.jsonl
     coco: Coco,  # Images with their captions; instances are not looked at
@@ -102,43 +140,31 @@ def select_captions(
     batch: int = 16,  # Images that are scored together
     max_images: int = 0,  # Only the first so many; all when 0
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
-) -> list:  # Records: image_id, file_name, text, caption_id, score, candidates and how many of them were cut; error where the picture cannot be read
+) -> list:  # Records: image_id, file_name, text, caption_id, score, candidates, cut; error where there is no picture
     "Choose one caption for every image; what is done is not done again."
-    if not coco.folder.is_dir(): raise FileNotFoundError(f'There is no folder of images {coco.folder}: draw the scenes with data_prep/00_scenes.ipynb, or put the images there.')
-    settings = dict(step='captions', clip=model_fingerprint(model), processor=_processor_digest(processor), batch=batch, inputs={p.name: file_sha256(p) for p in coco.files})
+    if not coco.folder.is_dir():
+        remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images there'
+        raise FileNotFoundError(f'There is no folder of images {coco.folder}: {remedy}.')
+    digests = dict(clip=model_fingerprint(model), processor=_processor_digest(processor))
+    settings = dict(step='captions', **digests, batch=batch, inputs={p.name: file_sha256(p) for p in coco.files})
     items = {image.id: image for image in coco.images[:max_images or None]}
-    return run_stage(folder, 'captions', items, lambda images: _choices(coco.folder, images, model, processor), settings, batch, share)
+    def work(images): return _choices(coco.folder, images, model, processor)
+    return run_stage(folder, 'captions', items, work, settings, batch, share)
 
-def _choices(folder, images: list, model, processor) -> list:
-    "One record an image."
-    texts = {image.id: [text for _, text in image.captions] for image in images}
-    pictures, reasons = zip(*(picture_or_reason(folder, image.file_name) for image in images))
-    seen = [(image.id, picture) for image, picture in zip(images, pictures) if picture]
-    scores = dict(zip([i for i, _ in seen], caption_scores(model, processor, [p for _, p in seen], [texts[i] for i, _ in seen]))) if seen else {}
-    return [_record(i, scores[i.id], count_cut(model, processor, texts[i.id])) if i.id in scores else _unreadable(i, reason) for i, reason in zip(images, reasons)]
-
-def _unreadable(image: CocoImage, reason: str) -> dict: return dict(image_id=image.id, file_name=image.file_name, text='', caption_id=None, score=None, candidates=[], cut=0, error=reason)
-
-def _record(image: CocoImage, scores: list, cut: int) -> dict:
-    candidates = [[i, round(score, 4)] for (i, _), score in zip(image.captions, scores)]
-    chosen = choose_best(candidates)
-    return dict(image_id=image.id, file_name=image.file_name, text=dict(image.captions)[chosen], caption_id=chosen, score=dict(candidates)[chosen], candidates=candidates, cut=cut)
-
-def _processor_digest(processor) -> int:
-    "A number for all that decides how pictures and texts reach the model."
-    tokenizer = processor.tokenizer
-    return key_to_int(*(json.dumps(part, sort_keys=True) for part in (processor.image_processor.to_dict(), tokenizer.encoder, list(tokenizer.bpe_ranks))))
-
-# %% ../../nbs/2_data/04_data.captions.ipynb #8051f48b
+# %% ../../nbs/2_data/04_data.captions.ipynb #9a6ff623
 def best_choices(
     coco: Coco,
     chosen: dict,  # Image id -> id of the chosen caption
 ) -> np.ndarray:  # bool, one for each chosen image that has annotated objects
     "Whether the chosen caption names as many annotated classes as any caption of its image."
-    finder = ClassWords(coco.classes)
-    def named(image, text): return len({i.name for i in image.instances} & {m.name for m in finder.find(text)})
-    images = [image for image in coco.images if image.id in chosen and image.instances]
-    return np.array([named(i, dict(i.captions)[chosen[i.id]]) == max(named(i, text) for _, text in i.captions) for i in images], dtype=bool)
+    finder, best = ClassWords(coco.classes), []
+    for image in coco.images:
+        if image.id not in chosen or not image.instances: continue
+        classes = {i.name for i in image.instances}
+        def named(text): return len(classes & {m.name for m in finder.find(text)})
+        most = max(named(text) for _, text in image.captions)
+        best.append(named(dict(image.captions)[chosen[image.id]]) == most)
+    return np.array(best, dtype=bool)
 
 def caption_kinds(
     coco: Coco,
@@ -147,6 +173,7 @@ def caption_kinds(
     if not coco.files or coco.files[0].suffix != '.json': return {}
     return {a['id']: a['kind'] for a in read_json(coco.files[0])['annotations'] if 'kind' in a}
 
+# %% ../../nbs/2_data/04_data.captions.ipynb #8051f48b
 def count_choices(
     records: list,  # From `select_captions`
 ) -> dict:  # Counts; histograms are dicts from value to count
@@ -155,36 +182,42 @@ def count_choices(
     records = [r for r in records if 'error' not in r]
     margins = [score_margin(r) for r in records if len(r['candidates']) > 1]
     places = Counter(1 + sorted(i for i, _ in r['candidates']).index(r['caption_id']) for r in records)
-    return dict(images=len(records), unreadable=unreadable, captions=sum(len(r['candidates']) for r in records), captions_cut=sum(r['cut'] for r in records),
-                images_with_one_caption=len(records) - len(margins), images_with_a_tie=sum(m == 0 for m in margins), chosen_place=dict(sorted(places.items())),
-                median_score=round(float(np.median([r['score'] for r in records])), 4) if records else None, median_margin=round(float(np.median(margins)), 4) if margins else None)
+    def median(values): return round(float(np.median(values)), 4) if values else None
+    return dict(
+        images=len(records), unreadable=unreadable, captions=sum(len(r['candidates']) for r in records),
+        captions_cut=sum(r['cut'] for r in records), images_with_one_caption=len(records) - len(margins),
+        images_with_a_tie=sum(m == 0 for m in margins), chosen_place=dict(sorted(places.items())),
+        median_score=median([r['score'] for r in records]), median_margin=median(margins))
 
-# %% ../../nbs/2_data/04_data.captions.ipynb #de7b5fad
+# %% ../../nbs/2_data/04_data.captions.ipynb #842c0e39
+def _write_choice(ax, texts: dict, record: dict, width: int):
+    "The captions under each other, in lines of `width` characters, two lines at most."
+    top = 1.
+    for caption, score in sorted(record['candidates'], key=lambda c: (-c[1], c[0])):
+        words = textwrap.wrap(f'{score:.3f}  {texts[caption]}', width, max_lines=2, placeholder=' …')
+        style = dict(weight='bold') if caption == record['caption_id'] else dict(color='.4')
+        ax.text(0, top, '\n'.join(words), va='top', fontsize=7, parse_math=False, linespacing=1.1,
+                transform=ax.transAxes, **style)
+        top -= .105*len(words) + .02
+
 @themed
 def choice_page(
     coco: Coco,
     records: list,  # From `select_captions`; those to show
     columns: int = 2,
-    size: float = 1.2,  # Side of a picture in inches
+    size: float = 1.3,  # Side of a picture in inches
 ) -> plt.Figure:
     "Pictures beside their captions, each with its score, best first; the chosen one is bold."
     images, lines = {i.id: i for i in coco.images}, -(-len(records)//columns)
-    figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, size*lines), width_ratios=[1, 2.7]*columns, squeeze=False, layout='constrained')
+    figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, size*lines),
+                                width_ratios=[1, 2.7]*columns, squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for n, record in enumerate(records):
         row, column = divmod(n, columns)
         picture = load_image(coco.folder/record['file_name'])
         picture.thumbnail((256, 256))
         axes[row, 2*column].imshow(to_uint8(picture))
-        _write_choice(axes[row, 2*column + 1], dict(images[record['image_id']].captions), record, int(44*size))
+        texts = dict(images[record['image_id']].captions)
+        _write_choice(axes[row, 2*column + 1], texts, record, int(40*size))
     plt.close(figure)
     return figure
-
-def _write_choice(ax, texts: dict, record: dict, width: int):
-    "The captions under each other, in lines of `width` characters, two lines at most."
-    top = 1.
-    for caption, score in sorted(record['candidates'], key=lambda c: (-c[1], c[0])):
-        words = textwrap.wrap(f'{score:.3f}  {texts[caption]}', width, max_lines=2, placeholder=' …')
-        ax.text(0, top, '\n'.join(words), va='top', fontsize=6.5, parse_math=False, linespacing=1.1, transform=ax.transAxes,
-                **(dict(weight='bold') if caption == record['caption_id'] else dict(color='.4')))
-        top -= .105*len(words) + .02

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core import write_text
 
-# %% ../../nbs/2_data/00_data.flickr30k.ipynb #a0cd1de6
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #6eed1d49
 @dataclass(frozen=True)
 class Phrase:
     "A marked phrase of a sentence."
@@ -30,6 +30,7 @@ class Sentence:
 
     def words(self, phrase: Phrase) -> str: return self.text[phrase.start:phrase.end]
 
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #a0cd1de6
 _MARK = re.compile(r'\[/EN#(\d+)((?:/[^\s/\[\]]+)+) ([^\[\]]+)\]')
 
 def parse_sentence(
@@ -43,9 +44,12 @@ def parse_sentence(
         phrases.append(Phrase(int(mark[1]), tuple(mark[2][1:].split('/')), len(text), len(text) + len(words)))
         text, at = text + words, mark.end()
     rest = line[at:]
-    if '[/EN#' in text + rest: raise ValueError(f'A phrase is marked in a broken way, expected [/EN#number/type words]: {line.strip()!r:.80}')
+    if '[/EN#' in text + rest:
+        expected = 'A phrase is marked in a broken way, expected [/EN#number/type words]'
+        raise ValueError(f'{expected}: {line.strip()!r:.80}')
     return Sentence((text + rest).rstrip(), tuple(phrases))
 
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #b7847a5b
 def format_sentence(sentence: Sentence) -> str:  # One line, without its end
     "The reverse of `parse_sentence`."
     line, at = '', 0
@@ -54,7 +58,7 @@ def format_sentence(sentence: Sentence) -> str:  # One line, without its end
         at = p.end
     return line + sentence.text[at:]
 
-# %% ../../nbs/2_data/00_data.flickr30k.ipynb #3f9574f1
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #66d5441c
 @dataclass(frozen=True)
 class Entities:
     "What is known of one picture."
@@ -66,39 +70,11 @@ class Entities:
     scenes: frozenset  # Chains that mean the whole picture
     unboxed: frozenset  # Chains that have no box
 
-def read_entities(
-    folder,  # With Sentences/ and Annotations/
-    id: str,  # Number of the picture
-) -> Entities:
-    "Both files of one picture."
-    path = Path(folder)/'Annotations'/f'{id}.xml'
-    root = _xml(path)
-    size, boxes, scenes, unboxed = tuple(_number(root, f'size/{key}', path) for key in ('height', 'width')), {}, set(), set()
-    for item in root.findall('object'):
-        chains = [_whole(name.text, path, 'name') for name in item.findall('name')]
-        if not chains: raise ValueError(f'{path}: an object has no name, which should be the number of its chain.')
-        box = _box(item, size, path)
-        for chain in chains:
-            if box: boxes[chain] = boxes.get(chain, ()) + (box,)
-            elif _number(item, 'scene', path, 0): scenes.add(chain)
-            else: unboxed.add(chain)
-    return Entities(str(id), root.findtext('filename') or f'{id}.jpg', size, _sentences(Path(folder)/'Sentences'/f'{id}.txt'), boxes, frozenset(scenes), frozenset(unboxed))
-
-def _xml(path):
-    if not path.is_file(): raise FileNotFoundError(f'There is no {path}: the folder should hold Sentences/ and Annotations/ of Flickr30K Entities.')
-    try: return ET.parse(path).getroot()
-    except ET.ParseError as error: raise ValueError(f'{path} is not valid XML ({error}): fetch or make it again.') from None
-
-def _sentences(path) -> tuple:
-    if not path.is_file(): raise FileNotFoundError(f'There is no {path}: the folder should hold Sentences/ and Annotations/ of Flickr30K Entities.')
-    try: sentences = tuple(parse_sentence(line) for line in path.read_text(encoding='utf-8').split('\n') if line.strip())
-    except ValueError as error: raise ValueError(f'{path}: {error}') from None
-    if not sentences: raise ValueError(f'{path} holds no sentence: fetch or make it again.')
-    return sentences
-
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #07ddb598
 def _whole(text, path, what: str) -> int:
     try: return int(text)
-    except (TypeError, ValueError): raise ValueError(f'{path}: {what} should be a whole number, got {text!r}.') from None
+    except (TypeError, ValueError):
+        raise ValueError(f'{path}: {what} should be a whole number, got {text!r}.') from None
 
 def _number(item, key: str, path, default: int = None) -> int:
     text = item.findtext(key)
@@ -108,33 +84,82 @@ def _box(item, size: tuple, path):
     "The object's box from 0, or None."
     if item.find('bndbox') is None: return None
     left, top, right, bottom = (_number(item, f'bndbox/{key}', path) - 1 for key in ('xmin', 'ymin', 'xmax', 'ymax'))
-    if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]): raise ValueError(f'{path}: the box {left + 1}, {top + 1}, {right + 1}, {bottom + 1} does not lie in the picture of {size[1]}x{size[0]} pixels.')
+    if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
+        box = f'{left + 1}, {top + 1}, {right + 1}, {bottom + 1}'
+        raise ValueError(f'{path}: the box {box} does not lie in the picture of {size[1]}x{size[0]} pixels.')
     return left, top, right, bottom
 
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #031872ad
+def _present(path: Path) -> Path:
+    "The path, if there is such a file."
+    if path.is_file(): return path
+    holds = 'the folder should hold Sentences/ and Annotations/ of Flickr30K Entities'
+    raise FileNotFoundError(f'There is no {path}: {holds}.')
+
+def _xml(path: Path):
+    try: return ET.parse(_present(path)).getroot()
+    except ET.ParseError as error:
+        raise ValueError(f'{path} is not valid XML ({error}): fetch or make it again.') from None
+
+def _sentences(path: Path) -> tuple:
+    lines = _present(path).read_text(encoding='utf-8').split('\n')
+    try: sentences = tuple(parse_sentence(line) for line in lines if line.strip())
+    except ValueError as error: raise ValueError(f'{path}: {error}') from None
+    if not sentences: raise ValueError(f'{path} holds no sentence: fetch or make it again.')
+    return sentences
+
+# %% ../../nbs/2_data/00_data.flickr30k.ipynb #3f9574f1
+def read_entities(
+    folder,  # With Sentences/ and Annotations/
+    id: str,  # Number of the picture
+) -> Entities:
+    "Both files of one picture."
+    path = Path(folder)/'Annotations'/f'{id}.xml'
+    root = _xml(path)
+    size = _number(root, 'size/height', path), _number(root, 'size/width', path)
+    boxes, scenes, unboxed = {}, set(), set()
+    for item in root.findall('object'):
+        chains = [_whole(name.text, path, 'name') for name in item.findall('name')]
+        if not chains: raise ValueError(f'{path}: an object has no name, which should be the number of its chain.')
+        box = _box(item, size, path)
+        for chain in chains:
+            if box: boxes[chain] = boxes.get(chain, ()) + (box,)
+            elif _number(item, 'scene', path, 0): scenes.add(chain)
+            else: unboxed.add(chain)
+    sentences = _sentences(Path(folder)/'Sentences'/f'{id}.txt')
+    file_name = root.findtext('filename') or f'{id}.jpg'
+    return Entities(str(id), file_name, size, sentences, boxes, frozenset(scenes), frozenset(unboxed))
+
 # %% ../../nbs/2_data/00_data.flickr30k.ipynb #737c9680
+def _child(parent, name: str, value=None):
+    "A new element inside of another, with a value as its text."
+    child = ET.SubElement(parent, name)
+    if value is not None: child.text = str(value)
+    return child
+
 def write_entities(
     folder,  # Receives Sentences/<id>.txt and Annotations/<id>.xml
     entities: Entities,
 ):
     "Both files of one picture."
     e, root = entities, ET.Element('annotation')
-    ET.SubElement(root, 'filename').text = e.file_name
-    size = ET.SubElement(root, 'size')
-    for key, value in dict(width=e.size[1], height=e.size[0], depth=3).items(): ET.SubElement(size, key).text = str(value)
-    for chain, box in [(c, b) for c, boxes in e.boxes.items() for b in boxes]:
-        bounds = ET.SubElement(_object(root, chain), 'bndbox')
-        for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box): ET.SubElement(bounds, key).text = str(value + 1)
+    _child(root, 'filename', e.file_name)
+    size = _child(root, 'size')
+    for key, value in dict(width=e.size[1], height=e.size[0], depth=3).items(): _child(size, key, value)
+    for chain, boxes in e.boxes.items():
+        for box in boxes:
+            item = _child(root, 'object')
+            _child(item, 'name', chain)
+            bounds = _child(item, 'bndbox')
+            for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box): _child(bounds, key, value + 1)
     for chain in sorted(e.scenes | e.unboxed):
-        item = _object(root, chain)
-        for key, chains in dict(scene=e.scenes, nobndbox=e.unboxed).items(): ET.SubElement(item, key).text = str(int(chain in chains))
+        item = _child(root, 'object')
+        _child(item, 'name', chain)
+        _child(item, 'scene', int(chain in e.scenes))
+        _child(item, 'nobndbox', int(chain in e.unboxed))
     ET.indent(root)
     write_text(Path(folder)/'Annotations'/f'{e.id}.xml', ET.tostring(root, encoding='unicode') + '\n')
     write_text(Path(folder)/'Sentences'/f'{e.id}.txt', ''.join(format_sentence(s) + '\n' for s in e.sentences))
-
-def _object(root, chain: int):
-    item = ET.SubElement(root, 'object')
-    ET.SubElement(item, 'name').text = str(chain)
-    return item
 
 # %% ../../nbs/2_data/00_data.flickr30k.ipynb #1e358732
 def read_flickr30k(
@@ -143,7 +168,9 @@ def read_flickr30k(
 ) -> list:  # Of `Entities`, in the order of the list
     "Every picture of a split."
     path = Path(folder)/f'{split}.txt'
-    if not path.is_file(): raise FileNotFoundError(f'There is no {path}: for the miniature run data_prep/00_scenes.ipynb (again), for Flickr30K Entities put its lists, Sentences/ and Annotations/ into this folder.')
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no {path}: for the miniature run data_prep/00_scenes.ipynb (again), '
+                                'for Flickr30K Entities put its lists, Sentences/ and Annotations/ into this folder.')
     ids = path.read_text(encoding='utf-8').split()
     if not ids: raise ValueError(f'{path} names no picture: the split is empty.')
     if len(set(ids)) < len(ids): raise ValueError(f'{path} names the picture {max(ids, key=ids.count)} twice.')
