@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from test_sam import picture, random_sam
 
-from tokencompose.core import keyed_rng, read_jsonl
+from tokencompose.core import file_sha256, keyed_rng, read_jsonl
 from tokencompose.data.boxes import FoundBoxes, LooseBox, NounBox
 from tokencompose.data.coco import ClassWords, read_coco
 from tokencompose.data.mask_exam import count_masks, mask_page
@@ -147,3 +147,78 @@ def test_a_noun_inside_another_gets_its_own_boxes_only():
     boxes = [(float(i), 0., float(i) + 1, 5.) for i in range(4)]
     cut = cut_masks(record, picture(9, 12), FoundBoxes([NounBox(i, box, .5) for i, box in enumerate(boxes)]), partial(by_mask, table=dict(zip(boxes, np.ones((4, 9, 12), bool)))))
     assert [[tuple(b['box']) for b in n['boxes']] for n in cut['nouns']] == [[box] for box in boxes]
+
+
+# ---- one image
+
+@pytest.fixture
+def cut():
+    "The record of an image in which a noun comes twice, has two boxes, and one box belongs to nobody."
+    record = record_of(7, 'x.png', 'man, hot dog and the sky', ['man', 'hot dog', 'sky'])
+    record['nouns'].insert(2, dict(record['nouns'][0], noun='Man', start=4, end=7))
+    boxes = [NounBox(0, (2.004, 1, 6, 5), .9), NounBox(1, (10, 2, 14, 6), .8), NounBox(0, (4, 3, 9, 8), .5)]
+    found = FoundBoxes(boxes, [LooseBox((0, 0, 20.5, 9), .3, 'hot sky')], [(2, 'no token')])
+    return cut_masks(record, np.zeros((10, 24, 3), np.uint8), found, fill)
+
+
+def fill(image, boxes):
+    "A segmenter whose masks are the boxes."
+    masks = np.zeros((len(boxes), *image.shape[:2]), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, np.round(boxes).astype(int)): mask[y0:y1, x0:x1] = True
+    return masks, np.full(len(boxes), .9, np.float32)
+
+
+def test_what_a_record_holds(cut):
+    assert [b['box'] for b in cut['nouns'][0]['boxes']] == [[2, 1, 6, 5], [4, 3, 9, 8]]  # 2.004 is rounded
+    assert [len(n['boxes']) for n in cut['nouns']] == [2, 1, 2, 0] and cut['nouns'][0]['boxes'] == cut['nouns'][2]['boxes']
+    assert (cut['size'], cut['prompt']) == ([10, 24], 'man . hot dog . sky.')
+    assert cut['unassigned'] == [dict(box=[0, 0, 20.5, 9], score=.3, phrase='hot sky')]
+    assert cut['left_out'] == [['sky', 'no token']]
+    assert json.loads(json.dumps(cut)) == cut
+
+
+def test_a_caption_without_nouns():
+    empty = cut_masks(record_of(1, 'x.png', 'blue', []), np.zeros((10, 24, 3), np.uint8), FoundBoxes(), fill)
+    assert nouns_to_ask(empty) == [] and (empty['nouns'], empty['prompt'], empty['size']) == ([], '', [10, 24])
+
+
+def test_the_union_of_two_that_overlap(cut):
+    one, other = (load_mask(b['rle']) for b in cut['nouns'][0]['boxes'])
+    assert 0 < (one & other).sum() < one.sum()
+    assert (noun_mask(cut, 'man') == (one | other)).all() and (noun_mask(cut, 'Man') == (one | other)).all()
+
+
+def test_a_noun_with_an_empty_mask_has_none(cut):
+    box = dict(cut['nouns'][0]['boxes'][0], rle=encode_rle(np.zeros((10, 24), bool)))
+    assert noun_mask(dict(cut, nouns=[dict(cut['nouns'][0], boxes=[box])]), 'man') is None
+
+
+def test_masks_that_do_not_belong_to_the_record(cut):
+    with pytest.raises(ValueError, match='not of the image'): noun_mask(dict(cut, size=[24, 10]), 'man')
+    with pytest.raises(ValueError, match="has no noun 'dog'"): noun_mask(cut, 'dog')
+
+
+# ---- what a stage is made with
+
+def test_what_a_model_is(tmp_path):
+    for name in ('config.json', 'bert/vocab.txt', 'README.md', 'sam.pth'): (tmp_path/name).parent.mkdir(exist_ok=True); (tmp_path/name).write_text(name)
+    assert list(model_hashes(tmp_path)) == ['bert/vocab.txt', 'config.json', 'sam.pth']
+    assert model_hashes(tmp_path)['sam.pth'] == model_hashes(tmp_path/'sam.pth')['sam.pth'] == file_sha256(tmp_path/'sam.pth')
+    (tmp_path/'sam.json').write_text('{}')
+    assert list(model_hashes(tmp_path/'sam.pth')) == ['sam.pth', 'sam.json']
+
+
+def test_no_noun_no_question(world):
+    source, _, records = world
+    assert segment_images([dict(records[0], nouns=[])], source/'train2017', five_boxes, fill)[0]['nouns'] == []
+
+
+def test_one_batch_or_many(world, tmp_path):
+    source, _, records = world
+    done = run(tmp_path/'three', world, segmenter=fill)
+    assert segment_images(records, source/'train2017', five_boxes, fill) == done
+
+
+def test_records_that_cannot_be_worked_on(world, tmp_path):
+    with pytest.raises(ValueError, match='comes twice'): run(tmp_path/'twice', world, records=world[2][:1]*2)
+    with pytest.raises(FileNotFoundError, match='no folder of images'): run(tmp_path/'lost', world, images=world[0]/'val')
