@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from tokencompose.core import read_jsonl
-from tokencompose.data.boxes import assign_boxes, clean_noun, FoundBoxes, grounding_prompt, grounding_prompts
+from tokencompose.data.boxes import assign_boxes, clean_noun, FoundBoxes, grounding_prompt, grounding_prompts, Prompt
 from tokencompose.data.boxes import GroundingDinoConfig, GroundingDinoGrounder, HFGroundingDinoGrounder, load_grounder
-from tokencompose.data.boxes import load_published, locations, new_grounding_dino, noun_tokens, SEPARATORS, write_bert
+from tokencompose.data.boxes import load_published, locations, new_grounding_dino, noun_tokens, resized, SEPARATORS, write_bert
 from tokencompose.data.world import draw_scene, render, VSR
 
 CAPTIONS = ROOT.parent/'shared'/'data'/'captions_nouns.jsonl'
@@ -101,6 +101,16 @@ def test_long_lists_are_split_not_cut(tokenizer):
     assert left_out == [(100, '80 tokens, more than the model reads')]
 
 
+def test_no_noun_no_prompt(tokenizer):
+    assert grounding_prompt([]) == Prompt('', (), ())
+    assert grounding_prompts([], tokenizer) == ([], [])
+
+
+def test_what_cannot_be_asked_for_is_named(tokenizer):
+    left_out = grounding_prompts(['hot dog', '', 'cat', 'zebra'*9, 'cat', 'man'], tokenizer, limit=10, longest=24)[1]
+    assert left_out == [(1, 'no token'), (3, '45 tokens, more than the model reads')]
+
+
 # ---- the assignment
 
 def slowly(logits, boxes, size, prompt, tokenizer, box_threshold, text_threshold):
@@ -140,6 +150,31 @@ def test_parts_of_words_and_of_names(tokenizer):
     found = assign_boxes(p.logit(), torch.full((4, 4), .5), (10, 10), prompt, tokenizer)
     assert [b.noun for b in found.boxes] == [3, 3, 1]
     assert [(b.phrase, round(b.score, 3)) for b in found.unassigned] == [('.', .8)]
+
+
+@pytest.fixture
+def by_hand(tokenizer):
+    "Four boxes: a man's, a dog's, a hot dog's, and one that answers to a full stop."
+    prompt, p = grounding_prompt(['woman', 'man', 'hot dog', 'dog']), torch.full((4, 256), .01)
+    p[0, 1], p[0, 3] = .4, .6
+    p[1, 5], p[1, 6], p[1, 8] = .3, .5, .51
+    p[2, 5], p[2, 6], p[2, 8] = .7, .3, .69
+    p[3, 2], p[3, 1] = .9, .2
+    centres = torch.tensor([[.25, .5, .5, 1.], [.5, .5, .2, .2], [.5, .5, .4, .4], [.9, .9, .4, .4]])
+    return lambda *thresholds: assign_boxes(p.logit(), centres, (50, 100), prompt, tokenizer, *thresholds)
+
+
+def test_scores_and_borders(by_hand):
+    found = by_hand()
+    assert [b.noun for b in found.boxes] == [2, 1, 3]
+    assert [b.score for b in found.boxes] == pytest.approx([.7, .6, .51])
+    assert [(b.phrase, b.box) for b in found.unassigned] == [('.', (70, 35, 100, 50))]  # cut at the border
+
+
+def test_the_two_thresholds(by_hand):
+    assert by_hand(.65, .25).boxes == by_hand().boxes[:1]
+    strict = by_hand(.25, .65)
+    assert ([b.noun for b in strict.boxes], [b.phrase for b in strict.unassigned]) == ([2], ['.', '', ''])
 
 
 def test_equal_scores_come_in_reading_order(tokenizer):
@@ -200,6 +235,11 @@ def test_pixels_are_the_packages(grounder):
     assert torch.equal(grounder.pixels([image])[0], pipeline(Image.fromarray(image), None)[0])
 
 
+@pytest.mark.parametrize('size', [(100, 200), (64, 64), (333, 120), (75, 77)])
+def test_sizes_are_the_packages(size, grounder):
+    assert tuple(grounder.pixels([np.zeros((*size, 3), np.uint8)]).shape[2:]) == resized(*size, *grounder.sides)
+
+
 def test_company_does_not_matter(grounder, pictures):
     "Batches of any size and images of several sizes give each image the boxes it has alone."
     images = pictures + [pictures[0][:40], pictures[1][:40]]
@@ -230,6 +270,13 @@ def test_maps_are_those_of_the_model(grounder, model):
         assert sizes[-1] == grounder.maps(height, width)
     hook.remove()
     assert sum(h*w for h, w in locations(800, 1066, 4, (1, 2, 3), 4)) > 900
+
+
+def test_a_published_file_of_another_configuration(bert, model, tmp_path):
+    torch.save(dict(model=model.state_dict()), tmp_path/'gd.pth')
+    for other in (dict(enc_layers=1), dict(embed_dim=32)):
+        with pytest.raises(ValueError, match='another configuration'):
+            load_published(tmp_path/'gd.pth', bert, GroundingDinoConfig.from_params(TINY.to_dict() | other))
 
 
 # ---- transformers
@@ -280,7 +327,7 @@ def test_both_libraries_find_the_same(hf_model, bert, grounder, pictures, tmp_pa
     ours = grounder(pictures, NOUNS)
     assert sum(len(g.boxes) for g in ours) > 20
     close(hf(pictures, NOUNS), ours, eps=1e-3)
-    assert hf.maps(64, 106) == grounder.maps(64, 106)
+    for size in ((64, 64), (64, 106)): assert hf.maps(*size) == grounder.maps(*size)
 
 
 def test_transformers_needs_berts_own_vocabulary(hf_model, tmp_path):
@@ -327,6 +374,22 @@ def test_unreadable_zoo(grounder, tmp_path):
 @pytest.mark.parametrize('image', [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8), np.zeros((0, 8, 3), np.uint8), Image.new('RGB', (8, 8))])
 def test_images_must_be_rgb_bytes(image, grounder):
     with pytest.raises(ValueError, match='Image 0 is not a uint8 array'): grounder([image], [['cat']])
+
+
+def test_a_list_of_nouns_for_each_image(grounder, pictures):
+    with pytest.raises(ValueError, match='1 images but 2 lists'): grounder(pictures[:1], [[], []])
+
+
+def test_a_model_of_another_type(bert):
+    with pytest.raises(ValueError, match="of type 'bert'"): load_grounder(bert)
+
+
+def test_an_image_that_is_too_narrow(grounder, monkeypatch):
+    "1 x 25, 1 x 13 and 1 x 7 places are 45; a model that returns more boxes than that cannot be asked."
+    image = np.zeros((4, 400, 3), np.uint8)
+    assert grounder([image], [['cat']])[0].left_out == []
+    monkeypatch.setattr(grounder, 'num_queries', 46)
+    assert grounder([image], [['cat']])[0].left_out == [(0, 'the image is too narrow for the model')]
 
 
 def test_odd_nouns_and_narrow_images(grounder, pictures):

@@ -1,144 +1,23 @@
-"""Boxes to masks: the segmenters against their libraries and each other, and the stage from nouns to masks.jsonl."""
+"""From nouns to masks.jsonl: one image, unions of boxes, and the stage over many images, stopped, shared and with bad pictures."""
 import io
 import json
-import re
 from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from conftest import ROOT
 from PIL import Image
 from pycocotools import mask as coco_mask
-from segment_anything import SamPredictor, sam_model_registry
-from segment_anything.utils.transforms import ResizeLongestSide
+from test_sam import picture, random_sam
 
-from tokencompose.core import keyed_rng, read_jsonl
-from tokencompose.data import segment
-from tokencompose.data.boxes import FoundBoxes, NounBox
+from tokencompose.core import file_sha256, keyed_rng, read_jsonl
+from tokencompose.data.boxes import FoundBoxes, LooseBox, NounBox
 from tokencompose.data.coco import ClassWords, read_coco
-from tokencompose.data.sam import HFSamSegmenter, load_sam, load_segmenter, new_sam, SamConfig, SamSegmenter, save_sam
-from tokencompose.data.segment import cut_masks, make_masks, noun_mask
-from tokencompose.data.mask_exam import accuracy, count_masks, mask_page, with_true_boxes
-from tokencompose.data.world import draw_scene, held_out_pairs, render, VSR
+from tokencompose.data.mask_exam import count_masks, mask_page
+from tokencompose.data.masks import encode_rle, load_mask
+from tokencompose.data.sam import SamSegmenter
+from tokencompose.data.segment import cut_masks, make_masks, model_hashes, noun_mask, nouns_to_ask, segment_images
 from tokencompose.data.world_files import write_world
-from tokencompose.pretraining.fit import scene_pool
-from tokencompose.pretraining.sam import sam_exam
 
-TINY = SamConfig(width=16, depth=2, heads=2, global_blocks=(1,), prompt_width=16, decoder_mlp=16, iou_width=16, iou_depth=3, more_masks=3)
-BOXES = np.array([[3., 4, 30, 20], [0, 0, 9.5, 12.25], [12, 2, 60, 38], [12, 2, 60, 38.5]])
-SIZES = [(40, 61), (64, 64), (200, 90), (7, 300)]
-
-
-def random_sam(seed=0):
-    torch.manual_seed(seed)
-    sam = new_sam(TINY).eval()
-    with torch.no_grad():
-        for p in sam.parameters(): p.add_(torch.randn_like(p)*.1)  # many start at zero, so would hide a fault
-    return sam
-
-
-def save_random_sam(folder):
-    "What nbs/6_pretraining/pretrain_sam.ipynb leaves, with nothing learned."
-    save_sam(random_sam(), TINY, folder)
-
-
-def picture(height, width, *key):
-    return keyed_rng('picture', height, width, *key).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-# ---- segmenters
-
-@pytest.mark.parametrize('size', SIZES)
-def test_all_boxes_at_once_are_what_the_predictor_gives_for_each(size):
-    sam, image = random_sam(), picture(*size)
-    masks, scores = SamSegmenter(sam, 'cpu')(image, BOXES)
-    assert masks.shape == (4, *size) and masks.dtype == bool
-    predictor = SamPredictor(sam)
-    predictor.set_image(image)
-    for box, mask, score in zip(BOXES, masks, scores):
-        alone, guess, _ = predictor.predict(box=box, multimask_output=False)
-        assert (mask == alone[0]).mean() > .999 and score == pytest.approx(guess[0], abs=1e-4)
-
-
-def test_the_zoo_layout_keeps_the_model(tmp_path):
-    save_random_sam(tmp_path)
-    rounded = random_sam().requires_grad_(False)  # as loaded; with gradients a linear layer may round otherwise
-    rounded.load_state_dict({name: tensor.half() for name, tensor in rounded.state_dict().items()})
-    before, after = SamSegmenter(rounded, 'cpu'), load_segmenter(tmp_path, 'cpu')
-    for a, b in zip(before(picture(40, 61), BOXES), after(picture(40, 61), BOXES)): np.testing.assert_array_equal(a, b)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['config.json', 'model.safetensors']
-
-
-def test_a_published_checkpoint_is_built_by_the_registry(tmp_path, monkeypatch):
-    monkeypatch.setitem(segment._SIZES, TINY.width, 'vit_l')
-    monkeypatch.setitem(sam_model_registry, 'vit_l', lambda: new_sam(TINY))
-    torch.save(random_sam().state_dict(), tmp_path/'sam_vit_l_0b3195.pth')
-    for path in (tmp_path, tmp_path/'sam_vit_l_0b3195.pth'):
-        loaded = load_sam(path).state_dict()
-        for name, tensor in random_sam().state_dict().items(): assert torch.equal(loaded[name], tensor)
-
-
-TO_TRANSFORMERS = [
-    (r'^image_encoder\.patch_embed\.proj', 'vision_encoder.patch_embed.projection'), (r'^image_encoder\.neck\.0', 'vision_encoder.neck.conv1'), (r'^image_encoder\.neck\.1', 'vision_encoder.neck.layer_norm1'),
-    (r'^image_encoder\.neck\.2', 'vision_encoder.neck.conv2'), (r'^image_encoder\.neck\.3', 'vision_encoder.neck.layer_norm2'), (r'^image_encoder\.blocks', 'vision_encoder.layers'), (r'^image_encoder', 'vision_encoder'),
-    (r'\.norm(\d)', r'.layer_norm\1'), (r'^prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix', 'prompt_encoder.shared_embedding.positional_embedding'), (r'point_embeddings', 'point_embed'),
-    (r'mask_downscaling\.0', 'mask_embed.conv1'), (r'mask_downscaling\.1', 'mask_embed.layer_norm1'), (r'mask_downscaling\.3', 'mask_embed.conv2'), (r'mask_downscaling\.4', 'mask_embed.layer_norm2'), (r'mask_downscaling\.6', 'mask_embed.conv3'),
-    (r'output_upscaling\.0', 'upscale_conv1'), (r'output_upscaling\.1', 'upscale_layer_norm'), (r'output_upscaling\.3', 'upscale_conv2'), (r'norm_final_attn', 'layer_norm_final_attn'),
-    (r'(output_hypernetworks_mlps\.\d|iou_prediction_head)\.layers\.0', r'\1.proj_in'), (r'(output_hypernetworks_mlps\.\d|iou_prediction_head)\.layers\.2', r'\1.proj_out'), (r'(output_hypernetworks_mlps\.\d|iou_prediction_head)\.layers\.1', r'\1.layers.0')]
-
-
-def transformers_name(name):
-    for pattern, word in TO_TRANSFORMERS: name = re.sub(pattern, word, name)
-    return name
-
-
-def transformers_model(kind='sam'):
-    "A tiny SamModel or SamHQModel with its processor, of the sizes of TINY."
-    from transformers import SamConfig as Config, SamHQConfig, SamHQModel, SamHQProcessor, SamImageProcessor, SamModel, SamProcessor
-    t = TINY
-    vision = dict(hidden_size=t.width, num_hidden_layers=t.depth, num_attention_heads=t.heads, image_size=t.image_size, patch_size=t.patch_size, output_channels=t.prompt_width,
-                  num_pos_feats=t.prompt_width//2, window_size=t.window, global_attn_indexes=list(t.global_blocks), mlp_dim=int(t.mlp_ratio*t.width), initializer_range=.1)
-    prompt = dict(hidden_size=t.prompt_width, image_size=t.image_size, patch_size=t.patch_size, mask_input_channels=t.mask_channels)
-    decoder = dict(hidden_size=t.prompt_width, mlp_dim=t.decoder_mlp, num_attention_heads=t.decoder_heads, iou_head_hidden_dim=t.iou_width, layer_norm_eps=1e-5) | ({} if kind == 'sam' else dict(vit_dim=t.width))
-    square = dict(height=t.image_size, width=t.image_size)
-    images = SamImageProcessor(size=dict(longest_edge=t.image_size), pad_size=square, mask_size=dict(longest_edge=t.image_size), mask_pad_size=square,
-                               image_mean=[v/255 for v in t.pixel_mean], image_std=[v/255 for v in t.pixel_std])
-    torch.manual_seed(0)
-    return (SamModel(Config(vision, prompt, decoder)), SamProcessor(images)) if kind == 'sam' else (SamHQModel(SamHQConfig(vision, prompt, decoder)), SamHQProcessor(images))
-
-
-@pytest.mark.parametrize('size', SIZES[:3])
-def test_transformers_gives_the_same_masks_for_the_same_weights(size):
-    "Two libraries, one model: whatever we do around them (scaling, padding, boxes, cutting back) has to agree."
-    sam, (model, processor) = random_sam(), transformers_model()
-    weights = {transformers_name(name): tensor for name, tensor in sam.state_dict().items()}
-    weights['shared_image_embedding.positional_embedding'] = weights['prompt_encoder.shared_embedding.positional_embedding']
-    model.load_state_dict(weights)
-    ours, theirs = SamSegmenter(sam, 'cpu')(picture(*size), BOXES), HFSamSegmenter(model, processor, 'cpu')(picture(*size), BOXES)
-    assert .02 < ours[0].mean() < .98 and (ours[0] == theirs[0]).mean() > .999
-    np.testing.assert_allclose(ours[1], theirs[1], atol=1e-3)
-
-
-@pytest.mark.parametrize('kind', ['sam', 'sam_hq'])
-def test_folders_of_transformers(kind, tmp_path):
-    for part in transformers_model(kind): part.save_pretrained(tmp_path)
-    segmenter = load_segmenter(tmp_path, 'cpu')
-    masks, scores = segmenter(picture(40, 61), BOXES)
-    assert masks.shape == (4, 40, 61) and masks.dtype == bool and scores.shape == (4,)
-    np.testing.assert_array_equal(segmenter(picture(40, 61), BOXES[::-1])[0], masks[::-1])
-    assert segmenter(picture(40, 61), np.zeros((0, 4)))[0].shape == (0, 40, 61)
-
-
-def test_the_order_of_the_boxes_does_not_matter():
-    segmenter, order = SamSegmenter(random_sam(), 'cpu'), [2, 0, 3, 1]
-    masks, scores = segmenter(picture(64, 64), BOXES)
-    again, other = segmenter(picture(64, 64), BOXES[order])
-    np.testing.assert_array_equal(again, masks[order])
-    np.testing.assert_allclose(other, scores[order], atol=1e-5)
-
-
-# ---- the stage
 
 def record_of(image_id, file_name, text, nouns):
     "A record of stage 02; every noun at its first place."
@@ -270,43 +149,76 @@ def test_a_noun_inside_another_gets_its_own_boxes_only():
     assert [[tuple(b['box']) for b in n['boxes']] for n in cut['nouns']] == [[box] for box in boxes]
 
 
-# ---- accuracy
+# ---- one image
 
-def test_accuracy_against_counting_by_hand(world):
-    "Half of the nouns get their exact box, half a box of a quarter of it; masks are filled boxes."
-    source, coco, records = world
-    scenes = [draw_scene((0, 'train2017', i), VSR, 64, held_out_pairs()) for i in range(10)]
-    def fill(image, boxes):
-        masks = np.zeros((len(boxes), *image.shape[:2]), bool)
-        for mask, (x0, y0, x1, y1) in zip(masks, boxes.astype(int)): mask[y0:y1, x0:x1] = True
-        return masks, np.ones(len(boxes))
-    done, hits, ious = [], [], []
-    for record, scene in zip(records, scenes):
-        image, exact = render(scene)
-        found = []
-        for k, (thing, mask) in enumerate(zip(scene.things, exact)):
-            y, x = np.nonzero(mask)
-            box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
-            if k % 2: box[2:] = (box[:2] + box[2:])//2
-            found.append(NounBox([n['noun'] for n in record['nouns']].index(thing.name), tuple(box.tolist()), .9))
-            filled = fill(image, box[None])[0][0]
-            hits.append(k % 2 == 0); ious.append((filled & mask).sum()/(filled | mask).sum())
-        done.append(cut_masks(record, image, FoundBoxes(found), fill))
-    table = accuracy(done, coco)
-    assert table.loc['box recall at IoU 0.5', 'mean'] == pytest.approx(np.mean(hits)) and table.loc['mask IoU', 'mean'] == pytest.approx(np.mean(ious))
-    assert (table['count'] == len(hits)).all() and (table.images == 10).all() and (table.low <= table['mean']).all() and (table['mean'] <= table.high).all()
-    alone = accuracy(with_true_boxes(done, coco, fill), coco)
-    assert alone.loc['box recall at IoU 0.5', 'mean'] == 1 and alone.loc['mask IoU', 'mean'] > table.loc['mask IoU', 'mean']
+@pytest.fixture
+def cut():
+    "The record of an image in which a noun comes twice, has two boxes, and one box belongs to nobody."
+    record = record_of(7, 'x.png', 'man, hot dog and the sky', ['man', 'hot dog', 'sky'])
+    record['nouns'].insert(2, dict(record['nouns'][0], noun='Man', start=4, end=7))
+    boxes = [NounBox(0, (2.004, 1, 6, 5), .9), NounBox(1, (10, 2, 14, 6), .8), NounBox(0, (4, 3, 9, 8), .5)]
+    found = FoundBoxes(boxes, [LooseBox((0, 0, 20.5, 9), .3, 'hot sky')], [(2, 'no token')])
+    return cut_masks(record, np.zeros((10, 24, 3), np.uint8), found, fill)
 
 
-def test_the_model_of_the_zoo_cuts_out_what_is_in_the_box():
-    folder = ROOT/'tokencompose'/'zoo'/'sam'
-    segmenter, scenes = load_segmenter(folder, 'cpu'), scene_pool(60, VSR, 'sam test')
-    assert sam_exam(segmenter, scenes).iou.mean() > .93 and sam_exam(segmenter, scenes, jitter=.1).iou.mean() > .9
-    larger = [(np.array(Image.fromarray(p).resize((150, 150))), np.array([Image.fromarray(m).resize((150, 150)) for m in masks])) for p, masks in map(render, scenes[:20])]
-    def iou(a, b): return (a & b).sum()/(a | b).sum()
-    def boxes(masks): return segment.mask_boxes(torch.from_numpy(masks)).numpy()
-    assert np.mean([iou(found, mask) for image, masks in larger for found, mask in zip(segmenter(image, boxes(masks))[0], masks)]) > .85  # another size
-    narrow = [(p[:, :44], masks[:, :, :44]) for p, masks in map(render, scenes[20:60])]
-    narrow = [(p, masks[masks.sum((1, 2)) > 60]) for p, masks in narrow if (masks.sum((1, 2)) > 60).any()]
-    assert np.mean([iou(found, mask) for image, masks in narrow for found, mask in zip(segmenter(np.ascontiguousarray(image), boxes(masks))[0], masks)]) > .85  # not square
+def fill(image, boxes):
+    "A segmenter whose masks are the boxes."
+    masks = np.zeros((len(boxes), *image.shape[:2]), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, np.round(boxes).astype(int)): mask[y0:y1, x0:x1] = True
+    return masks, np.full(len(boxes), .9, np.float32)
+
+
+def test_what_a_record_holds(cut):
+    assert [b['box'] for b in cut['nouns'][0]['boxes']] == [[2, 1, 6, 5], [4, 3, 9, 8]]  # 2.004 is rounded
+    assert [len(n['boxes']) for n in cut['nouns']] == [2, 1, 2, 0] and cut['nouns'][0]['boxes'] == cut['nouns'][2]['boxes']
+    assert (cut['size'], cut['prompt']) == ([10, 24], 'man . hot dog . sky.')
+    assert cut['unassigned'] == [dict(box=[0, 0, 20.5, 9], score=.3, phrase='hot sky')]
+    assert cut['left_out'] == [['sky', 'no token']]
+    assert json.loads(json.dumps(cut)) == cut
+
+
+def test_a_caption_without_nouns():
+    empty = cut_masks(record_of(1, 'x.png', 'blue', []), np.zeros((10, 24, 3), np.uint8), FoundBoxes(), fill)
+    assert nouns_to_ask(empty) == [] and (empty['nouns'], empty['prompt'], empty['size']) == ([], '', [10, 24])
+
+
+def test_the_union_of_two_that_overlap(cut):
+    one, other = (load_mask(b['rle']) for b in cut['nouns'][0]['boxes'])
+    assert 0 < (one & other).sum() < one.sum()
+    assert (noun_mask(cut, 'man') == (one | other)).all() and (noun_mask(cut, 'Man') == (one | other)).all()
+
+
+def test_a_noun_with_an_empty_mask_has_none(cut):
+    box = dict(cut['nouns'][0]['boxes'][0], rle=encode_rle(np.zeros((10, 24), bool)))
+    assert noun_mask(dict(cut, nouns=[dict(cut['nouns'][0], boxes=[box])]), 'man') is None
+
+
+def test_masks_that_do_not_belong_to_the_record(cut):
+    with pytest.raises(ValueError, match='not of the image'): noun_mask(dict(cut, size=[24, 10]), 'man')
+    with pytest.raises(ValueError, match="has no noun 'dog'"): noun_mask(cut, 'dog')
+
+
+# ---- what a stage is made with
+
+def test_what_a_model_is(tmp_path):
+    for name in ('config.json', 'bert/vocab.txt', 'README.md', 'sam.pth'): (tmp_path/name).parent.mkdir(exist_ok=True); (tmp_path/name).write_text(name)
+    assert list(model_hashes(tmp_path)) == ['bert/vocab.txt', 'config.json', 'sam.pth']
+    assert model_hashes(tmp_path)['sam.pth'] == model_hashes(tmp_path/'sam.pth')['sam.pth'] == file_sha256(tmp_path/'sam.pth')
+    (tmp_path/'sam.json').write_text('{}')
+    assert list(model_hashes(tmp_path/'sam.pth')) == ['sam.pth', 'sam.json']
+
+
+def test_no_noun_no_question(world):
+    source, _, records = world
+    assert segment_images([dict(records[0], nouns=[])], source/'train2017', five_boxes, fill)[0]['nouns'] == []
+
+
+def test_one_batch_or_many(world, tmp_path):
+    source, _, records = world
+    done = run(tmp_path/'three', world, segmenter=fill)
+    assert segment_images(records, source/'train2017', five_boxes, fill) == done
+
+
+def test_records_that_cannot_be_worked_on(world, tmp_path):
+    with pytest.raises(ValueError, match='comes twice'): run(tmp_path/'twice', world, records=world[2][:1]*2)
+    with pytest.raises(FileNotFoundError, match='no folder of images'): run(tmp_path/'lost', world, images=world[0]/'val')

@@ -46,14 +46,22 @@ class SamConfig(Settings):
     pixel_mean: tuple = (123.675, 116.28, 103.53)  # Of red, green and blue, 0 to 255
     pixel_std: tuple = (58.395, 57.12, 57.375)
 
+# %% ../../nbs/2_data/08_data.sam.ipynb #743a8d2d
 def new_sam(config: SamConfig) -> Sam:
     "A segment-anything model with random weights."
     c, places = config, config.image_size//config.patch_size
-    encoder = ImageEncoderViT(img_size=c.image_size, patch_size=c.patch_size, embed_dim=c.width, depth=c.depth, num_heads=c.heads, mlp_ratio=c.mlp_ratio, out_chans=c.prompt_width,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), use_rel_pos=c.relative_position, window_size=c.window, global_attn_indexes=c.global_blocks)
-    prompts = PromptEncoder(embed_dim=c.prompt_width, image_embedding_size=(places, places), input_image_size=(c.image_size, c.image_size), mask_in_chans=c.mask_channels)
-    transformer = TwoWayTransformer(depth=c.decoder_depth, embedding_dim=c.prompt_width, num_heads=c.decoder_heads, mlp_dim=c.decoder_mlp)
-    decoder = MaskDecoder(transformer_dim=c.prompt_width, transformer=transformer, num_multimask_outputs=c.more_masks, iou_head_depth=c.iou_depth, iou_head_hidden_dim=c.iou_width)
+    encoder = ImageEncoderViT(
+        img_size=c.image_size, patch_size=c.patch_size, embed_dim=c.width, depth=c.depth, num_heads=c.heads,
+        mlp_ratio=c.mlp_ratio, out_chans=c.prompt_width, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        use_rel_pos=c.relative_position, window_size=c.window, global_attn_indexes=c.global_blocks)
+    prompts = PromptEncoder(
+        embed_dim=c.prompt_width, image_embedding_size=(places, places), input_image_size=(c.image_size, c.image_size),
+        mask_in_chans=c.mask_channels)
+    transformer = TwoWayTransformer(
+        depth=c.decoder_depth, embedding_dim=c.prompt_width, num_heads=c.decoder_heads, mlp_dim=c.decoder_mlp)
+    decoder = MaskDecoder(
+        transformer_dim=c.prompt_width, transformer=transformer, num_multimask_outputs=c.more_masks,
+        iou_head_depth=c.iou_depth, iou_head_hidden_dim=c.iou_width)
     return Sam(encoder, prompts, decoder, list(c.pixel_mean), list(c.pixel_std))
 
 # %% ../../nbs/2_data/08_data.sam.ipynb #ab0619c7
@@ -69,6 +77,44 @@ def save_sam(
     weights = {name: t.detach().cpu().half().contiguous() for name, t in sam.state_dict().items()}
     with atomic_path(Path(folder)/'model.safetensors') as temporary: save_file(weights, temporary)
 
+def _from_folder(folder) -> tuple:
+    values = read_json(folder/'config.json')
+    kind = values.pop('model_type', None)
+    if kind != MODEL_TYPE:
+        raise ValueError(f'{folder}/config.json describes a model of the type {kind!r}, not {MODEL_TYPE!r}.')
+    return new_sam(SamConfig.from_params(values)), _weights(folder/'model.safetensors', load_file)
+
+def _weights(path, read) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no model file {path}: name a folder or a checkpoint that exists.')
+    try: return read(path)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = _first(error)
+        raise ValueError(f'The model file {path} cannot be read ({reason}): fetch or make it again.') from None
+
+def _first(error, line: int = 0) -> str:
+    "One line of a long message, cut short."
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[min(line, len(lines) - 1)].strip()[:120].rstrip('.:')
+
+# %% ../../nbs/2_data/08_data.sam.ipynb #1d5e3455
+_SIZES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}  # by the width of the image encoder
+
+def _from_checkpoint(path) -> tuple:
+    files = sorted(path.glob('*.pth')) if path.is_dir() else [path]
+    if len(files) != 1:
+        raise FileNotFoundError(f'{path} holds {len(files)} checkpoints (.pth) and no config.json: '
+                                'name the file sam_vit_h_4b8939.pth, or make a model with '
+                                'nbs/6_pretraining/pretrain_sam.ipynb.')
+    path, sizes = files[0], files[0].with_suffix('.json')
+    weights = _weights(path, partial(torch.load, map_location='cpu', weights_only=True))
+    if sizes.is_file(): return new_sam(SamConfig.from_params(read_json(sizes))), weights
+    place = weights.get('image_encoder.pos_embed') if isinstance(weights, dict) else None
+    if place is None or place.shape[-1] not in _SIZES:
+        raise ValueError(f'{path} is no published segment-anything checkpoint: '
+                         'expected sam_vit_b, sam_vit_l or sam_vit_h.')
+    return sam_model_registry[_SIZES[place.shape[-1]]](), weights
+
 def load_sam(
     path,  # Folder of the zoo's layout, a published checkpoint sam_vit_*.pth, or a folder with one
 ) -> Sam:  # float32, in evaluation mode
@@ -76,36 +122,11 @@ def load_sam(
     path = Path(path)
     sam, weights = _from_folder(path) if (path/'config.json').is_file() else _from_checkpoint(path)
     try: sam.load_state_dict(weights)
-    except RuntimeError as error: raise ValueError(f'The weights of {path} do not fit the model ({_first(error, 1)}): fetch or make the files again.') from None
+    except RuntimeError as error:
+        reason = _first(error, 1)
+        raise ValueError(f'The weights of {path} do not fit the model ({reason}): '
+                         'fetch or make the files again.') from None
     return sam.float().eval().requires_grad_(False)
-
-def _from_folder(folder) -> tuple:
-    values = read_json(folder/'config.json')
-    kind = values.pop('model_type', None)
-    if kind != MODEL_TYPE: raise ValueError(f'{folder}/config.json describes a model of the type {kind!r}, not {MODEL_TYPE!r}.')
-    return new_sam(SamConfig.from_params(values)), _weights(folder/'model.safetensors', load_file)
-
-_SIZES = {768: 'vit_b', 1024: 'vit_l', 1280: 'vit_h'}  # by the width of the image encoder
-
-def _from_checkpoint(path) -> tuple:
-    files = sorted(path.glob('*.pth')) if path.is_dir() else [path]
-    if len(files) != 1: raise FileNotFoundError(f'{path} holds {len(files)} checkpoints (.pth) and no config.json: name the file sam_vit_h_4b8939.pth, or make a model with nbs/6_pretraining/pretrain_sam.ipynb.')
-    path, sizes = files[0], files[0].with_suffix('.json')
-    weights = _weights(path, partial(torch.load, map_location='cpu', weights_only=True))
-    if sizes.is_file(): return new_sam(SamConfig.from_params(read_json(sizes))), weights
-    place = weights.get('image_encoder.pos_embed') if isinstance(weights, dict) else None
-    if place is None or place.shape[-1] not in _SIZES: raise ValueError(f'{path} is no published segment-anything checkpoint: expected sam_vit_b, sam_vit_l or sam_vit_h.')
-    return sam_model_registry[_SIZES[place.shape[-1]]](), weights
-
-def _weights(path, read) -> dict:
-    if not path.is_file(): raise FileNotFoundError(f'There is no model file {path}: name a folder or a checkpoint that exists.')
-    try: return read(path)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error: raise ValueError(f'The model file {path} cannot be read ({_first(error)}): fetch or make it again.') from None
-
-def _first(error, line: int = 0) -> str:
-    "One line of a long message, cut short."
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[min(line, len(lines) - 1)].strip()[:120].rstrip('.:')
 
 # %% ../../nbs/2_data/08_data.sam.ipynb #8b463609
 class Segmenter(Protocol):
@@ -130,7 +151,8 @@ class SamSegmenter:
         if not len(boxes): return _nothing(image)
         self.predictor.set_image(image)
         prompts = self.predictor.transform.apply_boxes(np.asarray(boxes, np.float64), image.shape[:2])
-        masks, scores, _ = self.predictor.predict_torch(None, None, torch.tensor(prompts, dtype=torch.float32, device=self.predictor.device), multimask_output=False)
+        prompts = torch.tensor(prompts, dtype=torch.float32, device=self.predictor.device)
+        masks, scores, _ = self.predictor.predict_torch(None, None, prompts, multimask_output=False)
         return masks[:, 0].cpu().numpy(), scores[:, 0].cpu().numpy()
 
 # %% ../../nbs/2_data/08_data.sam.ipynb #c0a6416a
@@ -146,14 +168,18 @@ class HFSamSegmenter:
     @torch.no_grad()
     def __call__(self, image, boxes):
         if not len(boxes): return _nothing(image)
-        inputs = self.processor(Image.fromarray(image), input_boxes=[np.asarray(boxes).tolist()], return_tensors='pt')
-        pixels, prompts = (inputs[key].to(self.model.device, self.model.dtype) for key in ('pixel_values', 'input_boxes'))
+        corners = [np.asarray(boxes).tolist()]
+        inputs = self.processor(Image.fromarray(image), input_boxes=corners, return_tensors='pt')
+        to_model = dict(device=self.model.device, dtype=self.model.dtype)
+        pixels, prompts = inputs['pixel_values'].to(**to_model), inputs['input_boxes'].to(**to_model)
         output = self.model(pixel_values=pixels, input_boxes=prompts, multimask_output=False)
-        masks = self.processor.post_process_masks(output.pred_masks.cpu(), inputs['original_sizes'], inputs['reshaped_input_sizes'])[0]
+        sizes = inputs['original_sizes'], inputs['reshaped_input_sizes']
+        masks = self.processor.post_process_masks(output.pred_masks.cpu(), *sizes)[0]
         return masks[:, 0].numpy(), output.iou_scores[0, :, 0].cpu().numpy()
 
+# %% ../../nbs/2_data/08_data.sam.ipynb #85e2e39f
 def load_segmenter(
-    path,  # Published checkpoint (.pth), a folder with one, a folder of the zoo, or a folder of transformers (SAM or SAM-HQ)
+    path,  # Published checkpoint (.pth), a folder with one or of the zoo, or one of transformers (SAM or SAM-HQ)
     device: str = '',  # The fastest there is when empty
 ) -> Segmenter:
     "A segmenter from whatever files there are."
@@ -162,10 +188,17 @@ def load_segmenter(
     if kind == MODEL_TYPE: return SamSegmenter(load_sam(path), device)
     from transformers import SamHQModel, SamHQProcessor, SamModel, SamProcessor
     classes = dict(sam=(SamModel, SamProcessor), sam_hq=(SamHQModel, SamHQProcessor))
-    if kind not in classes: raise ValueError(f'{path}/config.json describes a model of the type {kind!r}: expected {MODEL_TYPE!r}, {" or ".join(map(repr, classes))}.')
-    model, processor = classes[kind]
-    try: return HFSamSegmenter(model.from_pretrained(path, local_files_only=True, use_safetensors=True), processor.from_pretrained(path, local_files_only=True), device)
-    except (OSError, ValueError, SafetensorError) as error: raise ValueError(f'The {model.__name__} in {path} cannot be read ({_first(error)}): the folder needs config.json, preprocessor_config.json and model.safetensors.') from None
+    if kind not in classes:
+        known = ' or '.join(map(repr, classes))
+        raise ValueError(f'{path}/config.json describes a model of the type {kind!r}: '
+                         f'expected {MODEL_TYPE!r}, {known}.')
+    model, processor = (part.from_pretrained for part in classes[kind])
+    try:
+        model = model(path, local_files_only=True, use_safetensors=True)
+        return HFSamSegmenter(model, processor(path, local_files_only=True), device)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f'The {classes[kind][0].__name__} in {path} cannot be read ({_first(error)}): '
+                         'the folder needs config.json, preprocessor_config.json and model.safetensors.') from None
 
 # %% ../../nbs/2_data/08_data.sam.ipynb #89a9e868
 def mask_boxes(

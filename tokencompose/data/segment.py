@@ -24,6 +24,7 @@ def nouns_to_ask(
     "What a grounder is asked for."
     return list(dict.fromkeys(clean_noun(noun['noun']) for noun in record['nouns']))
 
+# %% ../../nbs/2_data/09_data.segment.ipynb #d1ec61fa
 def cut_masks(
     record: dict,  # Of stage 02: image_id, file_name, text, nouns
     picture: np.ndarray,  # uint8, (height, width, 3)
@@ -31,16 +32,25 @@ def cut_masks(
     segmenter: Segmenter,
 ) -> dict:  # Record of stage 03
     "Cut out all boxes of an image and put each where its noun stands."
-    asked, corners = nouns_to_ask(record), np.array([b.box for b in found.boxes], np.float64).reshape(-1, 4).round(2)
-    cut = [dict(box=box.tolist(), score=_short(b.score), mask_score=_short(score), rle=encode_rle(mask)) for b, box, mask, score in zip(found.boxes, corners, *segmenter(picture, corners))]
-    nouns = [dict(noun, boxes=[c for c, b in zip(cut, found.boxes) if asked[b.noun] == clean_noun(noun['noun'])]) for noun in record['nouns']]
-    loose = [dict(box=[round(float(v), 2) for v in u.box], score=_short(u.score), phrase=u.phrase) for u in found.unassigned]
-    return _record(record, picture.shape[:2], grounding_prompt(asked).text, nouns, loose, [[asked[noun], reason] for noun, reason in found.left_out])
+    asked = nouns_to_ask(record)
+    corners = np.array([b.box for b in found.boxes], np.float64).reshape(-1, 4).round(2)
+    cut = []
+    for b, box, mask, score in zip(found.boxes, corners, *segmenter(picture, corners)):
+        cut.append(dict(box=box.tolist(), score=_short(b.score), mask_score=_short(score), rle=encode_rle(mask)))
+    def boxes_of(noun): return [c for c, b in zip(cut, found.boxes) if asked[b.noun] == clean_noun(noun['noun'])]
+    nouns = [dict(noun, boxes=boxes_of(noun)) for noun in record['nouns']]
+    loose = [dict(box=_rounded(u.box), score=_short(u.score), phrase=u.phrase) for u in found.unassigned]
+    left_out = [[asked[noun], reason] for noun, reason in found.left_out]
+    return _record(record, picture.shape[:2], grounding_prompt(asked).text, nouns, loose, left_out)
 
 def _short(score) -> float: return round(float(score), 4)
 
+def _rounded(box) -> list: return [round(float(v), 2) for v in box]
+
 def _record(record, size, prompt, nouns, unassigned=(), left_out=(), **extra) -> dict:
-    return dict(image_id=record['image_id'], file_name=record['file_name'], text=record['text'], size=list(size), prompt=prompt, nouns=nouns, unassigned=list(unassigned), left_out=list(left_out), **extra)
+    known = {key: record[key] for key in ('image_id', 'file_name', 'text')}
+    rest = dict(unassigned=list(unassigned), left_out=list(left_out))
+    return dict(known, size=list(size), prompt=prompt, nouns=nouns, **rest, **extra)
 
 # %% ../../nbs/2_data/09_data.segment.ipynb #01c8fd66
 def noun_mask(
@@ -51,7 +61,9 @@ def noun_mask(
     places = [n for n in record['nouns'] if clean_noun(n['noun']) == clean_noun(noun)]
     if not places: raise ValueError(f'The record of the image {record["image_id"]} has no noun {noun!r}.')
     masks = [load_mask(box['rle']) for box in places[0]['boxes']]  # every place has the same boxes
-    if any(list(mask.shape) != list(record['size']) for mask in masks): raise ValueError(f'A mask of {noun!r} in the image {record["image_id"]} is not of the image\'s size {record["size"]}: make the masks again.')
+    if any(list(mask.shape) != list(record['size']) for mask in masks):
+        raise ValueError(f'A mask of {noun!r} in the image {record["image_id"]} is not of the image\'s size '
+                         f'{record["size"]}: make the masks again.')
     union = reduce(torch.logical_or, masks) if masks else None
     return union if union is not None and union.any() else None
 
@@ -64,10 +76,13 @@ def segment_images(
 ) -> list:  # Records of stage 03, one an image, in order
     "Boxes and masks for the nouns of some images."
     pictures = [_picture(Path(images), record) for record in records]
-    asked = [i for i, (record, picture) in enumerate(zip(records, pictures)) if record['nouns'] and not isinstance(picture, str)]
+    asked = [i for i, record in enumerate(records) if record['nouns'] and not isinstance(pictures[i], str)]
     answers = grounder([pictures[i] for i in asked], [nouns_to_ask(records[i]) for i in asked]) if asked else []
-    found = dict(zip(asked, answers, strict=True))
-    return [_unreadable(record, picture) if isinstance(picture, str) else cut_masks(record, picture, found.get(i, FoundBoxes()), segmenter) for i, (record, picture) in enumerate(zip(records, pictures))]
+    found, done = dict(zip(asked, answers, strict=True)), []
+    for i, (record, picture) in enumerate(zip(records, pictures)):
+        if isinstance(picture, str): done.append(_unreadable(record, picture))
+        else: done.append(cut_masks(record, picture, found.get(i, FoundBoxes()), segmenter))
+    return done
 
 def _picture(images, record):
     "The pixels, or a sentence that says why there are none."
@@ -77,13 +92,14 @@ def _picture(images, record):
 def _unreadable(record, error: str) -> dict:
     return _record(record, [0, 0], '', [dict(noun, boxes=[]) for noun in record['nouns']], error=error)
 
+# %% ../../nbs/2_data/09_data.segment.ipynb #fd5fbaf3
 def model_hashes(
     path,  # Folder of a model, or a checkpoint
 ) -> dict:  # Name -> SHA-256 of every file but the card; of a checkpoint, that file and its sizes
     "What a model is, for the settings of a stage."
     path = Path(path)
-    base = path.parent if path.is_file() else path
-    files = [p for p in (path, path.with_suffix('.json')) if p.is_file()] if path.is_file() else sorted(p for p in path.rglob('*') if p.is_file() and p.suffix != '.md')
+    if path.is_file(): base, files = path.parent, [p for p in (path, path.with_suffix('.json')) if p.is_file()]
+    else: base, files = path, sorted(p for p in path.rglob('*') if p.is_file() and p.suffix != '.md')
     return {p.relative_to(base).as_posix(): file_sha256(p) for p in files}
 
 def mask_settings(
@@ -93,8 +109,10 @@ def mask_settings(
     text_threshold: float,
 ) -> dict:  # JSON-ready
     "What the records of stage 03 depend on."
-    return dict(nouns=file_sha256(nouns), box_threshold=box_threshold, text_threshold=text_threshold, **{name: model_hashes(path) for name, path in models.items()})
+    hashes = {name: model_hashes(path) for name, path in models.items()}
+    return dict(nouns=file_sha256(nouns), box_threshold=box_threshold, text_threshold=text_threshold, **hashes)
 
+# %% ../../nbs/2_data/09_data.segment.ipynb #fa52e79d
 def make_masks(
     folder,  # Receives masks.jsonl
     records: list,  # Of stage 02
@@ -106,8 +124,13 @@ def make_masks(
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
 ) -> list:  # Records of stage 03
     "Boxes and masks for all images; what is done is not done again."
-    if not Path(images).is_dir(): raise FileNotFoundError(f'There is no folder of images {images}: draw the scenes with data_prep/00_scenes.ipynb, or put the images there.')
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f'There is no folder of images {images}: '
+                                'draw the scenes with data_prep/00_scenes.ipynb, or put the images there.')
     twice = [i for i, n in Counter(r['image_id'] for r in records).items() if n > 1]
-    if twice: raise ValueError(f'The image id {twice[0]} comes twice among the records ({len(twice)} ids do): keep one record an image, and run the earlier steps again.')
+    if twice:
+        raise ValueError(f'The image id {twice[0]} comes twice among the records ({len(twice)} ids do): '
+                         'keep one record an image, and run the earlier steps again.')
     work = partial(segment_images, images=images, grounder=grounder, segmenter=segmenter)
-    return run_stage(folder, 'masks', {r['image_id']: r for r in records}, work, dict(step='masks', **settings, batch=batch), batch, share)
+    items, depends_on = {r['image_id']: r for r in records}, dict(step='masks', **settings, batch=batch)
+    return run_stage(folder, 'masks', items, work, depends_on, batch, share)
