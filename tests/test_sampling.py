@@ -6,21 +6,19 @@ from diffusers import PNDMScheduler
 from PIL import Image
 from tokencompose import sampling
 from tokencompose.metrics.multigen import draw_prompts
-from tokencompose.models import load_pipeline, new_sampler, tiny_pipeline
+from tokencompose.models import load_pipeline, loud_pipeline, new_sampler
 from tokencompose.core import image_name
-from tokencompose.sampling import folder_state, initial_noise, latent_shape, pipeline_hash, sample, sample_images
-from tokencompose.sampling import work_list
+from tokencompose.sampling import folder_state, initial_noise, latent_shape, pipeline_hash, prompt_texts, Recipe, sample
+from tokencompose.sampling import sample_images, save_picture, work_list
 
 RECIPE = dict(seed=1, inference_steps=3, guidance_scale=5.)
 PROMPTS = draw_prompts(['cat', 'dog', 'pizza', 'hot dog'], 3, seed=0, objects=2)
 
 
 def tiny(prediction_type='epsilon', sample_size=16, scheduler=None):
-    pipe = tiny_pipeline(prediction_type=prediction_type)
+    pipe = loud_pipeline(prediction_type=prediction_type)  # captions matter
     pipe.unet.register_to_config(sample_size=sample_size)
     pipe.scheduler = scheduler or pipe.scheduler
-    for name, parameter in pipe.unet.named_parameters():
-        if 'attn2.to_' in name: parameter.data *= 4  # captions matter
     return pipe
 
 
@@ -98,3 +96,88 @@ def test_damaged_weights_are_reported():
     pipe = tiny()
     pipe.unet.conv_in.weight.data[0] = torch.nan
     with pytest.raises(ValueError, match='not finite'): sample(pipe, PROMPTS, **RECIPE)
+
+
+# ---- what the notebook does not show
+
+def levels(pictures): return (pictures*255).round()
+
+
+def test_recipes_are_checked():
+    with pytest.raises(ValueError, match='bf16'): Recipe(precision='int8')
+    with pytest.raises(ValueError, match='inference_steps: expected 1 or more'): Recipe(inference_steps=0)
+
+
+def test_prompt_ids_become_file_names():
+    with pytest.raises(ValueError, match='file name'): prompt_texts([dict(unique_id='../x', text='')])
+    with pytest.raises(ValueError, match="the id '7'"): prompt_texts([dict(unique_id=7, text='a'), dict(unique_id='7', text='b')])
+    with pytest.raises(ValueError, match='rounds: expected 1 or more'): work_list(['a cat'], 0)
+
+
+def test_wrong_arguments_are_named(pipe):
+    for match, prompts, wrong in [('multiple of 4', PROMPTS, dict(resolution=50)), ('did you mean', PROMPTS, dict(guidance=2.)),
+                                  ('no prompts', [], {}), ('batch: expected 1', PROMPTS, dict(batch=0))]:
+        with pytest.raises(ValueError, match=match): sample(pipe, prompts, **wrong)
+
+
+def test_resolution_sets_the_size(pipe):
+    assert sample(pipe, ['a cat'], resolution=48, seed=3, inference_steps=1).shape == (1, 1, 3, 48, 48)
+
+
+def test_autocast_changes_rounding_only_a_little(pipe):
+    half, full = (levels(sample(pipe, PROMPTS, precision=name, **RECIPE)) for name in ('bf16', 'no'))
+    assert 0 < (half - full).abs().max() < 64
+
+
+def test_a_call_leaves_the_scheduler_as_it_was(pipe):
+    before = pipe.scheduler
+    sample(pipe, PROMPTS[:1], call=lambda **kwargs: pipe(**kwargs), scheduler='pndm', **RECIPE)
+    assert pipe.scheduler is before
+
+
+def test_other_weights_draw_other_pictures_from_the_same_noise(pipe):
+    other = loud_pipeline(seed=1)
+    assert (sample(other, PROMPTS[:1], **RECIPE) - sample(pipe, PROMPTS[:1], **RECIPE)).abs().max() > .1
+
+
+def test_a_picture_that_was_cut_off_is_broken(tmp_path):
+    picture = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for name in ('0_0', '1_0', '9_0'): save_picture(tmp_path/f'{name}.png', picture)
+    assert (np.asarray(Image.open(tmp_path/'0_0.png')) == levels(picture).byte().permute(1, 2, 0).numpy()).all()
+    content = (tmp_path/'1_0.png').read_bytes()
+    for damaged in (content[:-1], content[:40], b''):
+        (tmp_path/'1_0.png').write_bytes(damaged)
+        state = folder_state(tmp_path, [(0, 0), (1, 0), (2, 0)])
+        assert state == dict(done=[(0, 0)], missing=[(2, 0)], broken=[(1, 0)], surplus=['9_0.png'])
+
+
+def test_what_is_whole_is_not_touched(pipe, tmp_path):
+    sample_images(pipe, PROMPTS, 2, tmp_path, batch=6, **RECIPE)
+    first = pictures(tmp_path)
+    (tmp_path/'1_1.png').unlink()
+    kept = (tmp_path/'0_1.png').stat().st_mtime_ns
+    assert sample_images(pipe, PROMPTS, 2, tmp_path, batch=1, **RECIPE) == dict(drawn=1, skipped=5, missing=0, surplus=0)
+    assert (tmp_path/'0_1.png').stat().st_mtime_ns == kept
+    again = pictures(tmp_path)
+    assert again.keys() == first.keys() and all(abs(again[name] - first[name]).max() <= 1 for name in first)
+
+
+def test_two_processes_draw_what_one_draws(pipe, tmp_path):
+    sample_images(pipe, PROMPTS, 2, tmp_path/'one', batch=6, **RECIPE)
+    for rank, missing in ((0, 3), (1, 0)):
+        state = sample_images(pipe, PROMPTS, 2, tmp_path/'two', batch=2, share=(rank, 2), **RECIPE)
+        assert state == dict(drawn=3, skipped=0, missing=missing, surplus=0)
+    one, two = pictures(tmp_path/'one'), pictures(tmp_path/'two')
+    assert one.keys() == two.keys() and all(abs(one[name] - two[name]).max() <= 1 for name in one)
+    with pytest.raises(ValueError, match='share: expected a rank from 0 to 1, got 2'):
+        sample_images(pipe, PROMPTS, 2, tmp_path/'two', share=(2, 2), **RECIPE)
+
+
+def test_a_folder_made_in_another_way_is_refused(pipe, tmp_path):
+    sample_images(pipe, PROMPTS, 1, tmp_path, **RECIPE)
+    with pytest.raises(ValueError, match='seed 1 there, 4 now; guidance_scale 5.0 there, 2.0 now'):
+        sample_images(pipe, PROMPTS, 1, tmp_path, **RECIPE | dict(seed=4, guidance_scale=2.))
+    with pytest.raises(ValueError, match='other model weights'): sample_images(loud_pipeline(seed=1), PROMPTS, 1, tmp_path, **RECIPE)
+    with pytest.raises(ValueError, match='other method'): sample_images(pipe, PROMPTS, 1, tmp_path, call=len, **RECIPE)
+    (tmp_path/'settings.json').unlink()
+    with pytest.raises(ValueError, match='no settings.json'): sample_images(pipe, PROMPTS, 1, tmp_path, **RECIPE)

@@ -1,7 +1,9 @@
 "VISOR from prompts to a result file: against the library's post-processing, through other batches, processes and interruptions."
 import itertools
+from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -11,8 +13,9 @@ from test_detection import NAMES, save_judge
 from tokencompose.core import read_json, write_json
 from tokencompose.metrics.detection import detect, load_judge, QUERY, read_detections
 from tokencompose.metrics.multigen import prompt_classes
-from tokencompose.metrics.visor import read_visor, RELATIONS, save_visor, visor_prompts, visor_result, visor_row
-from tokencompose.metrics.visor import visor_subset
+from tokencompose.data.classes import COCO_80, WORLD_COCO
+from tokencompose.metrics.visor import centroids, read_visor, relation_holds, relation_rates, RELATIONS, save_visor
+from tokencompose.metrics.visor import visor_prompts, visor_result, visor_row, visor_subset, visor_table
 from tokencompose.models import build_tokenizer, tiny_pipeline
 from tokencompose.reporting.results import load_results
 from tokencompose.core import image_name
@@ -105,6 +108,94 @@ def test_subsets_are_even(classes, seed, data):
     assert max(times) - min(times) <= 1
     asked = [sum(row['rel_type'] == relation for row in rows) for relation in RELATIONS]
     assert max(asked) - min(asked) <= 1 + count//(classes*(classes - 1)//2)
+
+
+# ---- prompts
+
+def test_prompts_are_numbered_by_their_place():
+    everything = visor_prompts(COCO_80)
+    assert [row['unique_id'] for row in everything] == list(range(25280))
+    assert visor_row(0, 'orange', 'above', 'oven')['text'] == 'an orange above an oven'
+    assert prompt_classes(everything[5]) == ['bicycle', 'person']
+    with pytest.raises(ValueError, match="'cat' twice"): visor_prompts(['cat', 'dog', 'cat'])
+    with pytest.raises(ValueError, match="'beside' is not one of"): visor_row(0, 'cat', 'beside', 'dog')
+
+
+def test_the_subset_of_the_full_list():
+    everything = visor_prompts(COCO_80)
+    subset = visor_subset(everything, 3160)
+    assert visor_subset(everything, 100, seed=1) != subset[:100]
+    assert sorted(row['unique_id'] for row in visor_subset(everything, 25280)) == list(range(25280))
+    counts = Counter(row['rel_type'] for row in subset[:100])
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert np.mean([prompt_classes(row) == sorted(prompt_classes(row)) for row in subset]) == pytest.approx(.5, abs=.01)
+    with pytest.raises(ValueError, match='expected 1 to 960'): visor_subset(visor_prompts(WORLD_COCO), 961)
+
+
+SMALL = visor_prompts(WORLD_COCO)
+JOINED = SMALL[0] | dict(unique_id=1000, rel_type='and', text='an apple and a banana')
+
+
+@pytest.mark.parametrize('rows, message', [
+    ([SMALL[0], SMALL[0] | dict(rel_type='beside')], 'row 1: rel_type should be one of to the left of'),
+    ([SMALL[0], SMALL[0] | dict(rel_type='above')], "the text does not say 'above'"),
+    ([SMALL[0], SMALL[0] | dict(text='an apple to the left of it')], 'does not name banana'),
+    ([SMALL[0], SMALL[0]], 'unique_id 0 used'),
+    ([JOINED], 'no prompt with a spatial')])
+def test_a_prompt_file_edited_by_hand(rows, message, tmp_path):
+    save_visor(tmp_path/'prompts.json', SMALL)
+    assert read_visor(tmp_path/'prompts.json') == SMALL
+    save_visor(tmp_path/'prompts.json', rows)
+    with pytest.raises(ValueError, match=message): read_visor(tmp_path/'prompts.json')
+
+
+# ---- records
+
+def box_at(x, y): return [x - 5, y - 3, x + 5, y + 3]
+RECORD = dict(prompt_id=0, round=0, scores=[[.9, .2], [.3, .8], [.05, .4], [.1, .05]], boxes=[box_at(20, 10), box_at(50, 40), box_at(10, 30), box_at(60, 60)])
+
+
+def test_relations_at_the_edges():
+    cats, dogs = centroids(RECORD)
+    assert [relation_holds(dogs, r, cats) for r in RELATIONS] == [True, True, False, True]
+    level = np.array([[10., 10.]])
+    assert not any(relation_holds(level, r, level) for r in RELATIONS)                           # equal is neither left nor right
+    assert not any(relation_holds(cats, r, np.zeros((0, 2))) for r in RELATIONS)
+    assert [c.shape for c in centroids(dict(scores=[], boxes=[]))] == [(0, 2), (0, 2)]
+    assert [len(c) for c in centroids(dict(scores=[[.5, .5]], boxes=[box_at(0, 0)]))] == [1, 0]  # a tie: the first named
+
+
+@pytest.mark.parametrize('record, threshold, message', [
+    (RECORD | dict(boxes=[]), .1, 'two scores and four corners'), (RECORD | dict(scores=[[.9]]*4), .1, 'two scores'),
+    (RECORD | dict(scores=[[1.2, 0]]*4), .1, 'between 0 and 1'), (RECORD | dict(boxes=[[0, 0, 1, float('nan')]]*4), .1, 'finite'),
+    (dict(prompt_id=0, round=0, scores=[]), .1, 'keep_boxes'), (RECORD, 10, 'threshold')])
+def test_records_that_cannot_be(record, threshold, message):
+    with pytest.raises(ValueError, match=message): centroids(record, threshold)
+
+
+TOY = [visor_row(0, 'cat', 'to the left of', 'dog'), visor_row(1, 'cat', 'below', 'dog')]
+def toy_record(prompt_id, round, cat=None, dog=None):
+    seen = [(score, box_at(*at)) for score, at in (([.9, .1], cat), ([.1, .9], dog)) if at]
+    return dict(prompt_id=prompt_id, round=round, scores=[s for s, _ in seen], boxes=[b for _, b in seen])
+RECORDS = [toy_record(0, 0, (5, 5), (9, 5)), toy_record(0, 1, (5, 5)), toy_record(1, 0, (5, 9), (5, 1)), toy_record(1, 1, (5, 1), (5, 9))]
+
+
+def test_the_table_of_four_pictures():
+    table = visor_table(RECORDS, TOY)
+    pd.testing.assert_frame_equal(visor_table(RECORDS[::-1], TOY[::-1]), table)
+    assert table.loc['uncond', 'value'] == pytest.approx(table.loc['cond', 'value']*table.loc['OA', 'value']/100)
+    nothing = visor_table([toy_record(p, r) for p in (0, 1) for r in (0, 1)], TOY)
+    assert nothing['value'].to_dict() == dict(OA=0., uncond=0., VISOR_1=0., VISOR_2=0.)           # no conditional score
+    with pytest.raises(ValueError, match=r'1 missing: \(1, 1\)\.'): visor_table(RECORDS[:3], TOY)
+    with pytest.raises(ValueError, match=r'1 surplus: \(9, 0\); 1 repeated: \(0, 0\)'): visor_table(RECORDS + [RECORDS[0], toy_record(9, 0)], TOY)
+    assert np.isnan(relation_rates([toy_record(0, 0)], TOY[:1])['cond'].item())
+
+
+def test_results_of_few_pictures():
+    result = visor_result(RECORDS, TOY)
+    assert result['n'] == dict(prompts=2, rounds=2, images=4)
+    assert (result['values']['OA'], result['units']['values']['OA']) == (75., [50., 100.])
+    assert visor_result([toy_record(0, 0, (1, 1))], TOY[:1])['values'] == dict(OA=0., uncond=0., VISOR_1=0.)
 
 
 # ---- from pictures

@@ -20,6 +20,8 @@ from .models import model_fingerprint, new_sampler
 from .attention import unwrap
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #87691f09
+_PRECISIONS = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
 @dataclass(frozen=True)
 class Recipe(Settings):
     "How a picture is drawn."
@@ -32,10 +34,10 @@ class Recipe(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.inference_steps < 1: raise ValueError(f'inference_steps: expected 1 or more, got {self.inference_steps}.')
-        if self.precision not in _PRECISIONS: raise ValueError(f'precision: expected {", ".join(_PRECISIONS)}, got {self.precision!r}.')
-
-_PRECISIONS = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+        if self.inference_steps < 1:
+            raise ValueError(f'inference_steps: expected 1 or more, got {self.inference_steps}.')
+        if self.precision not in _PRECISIONS:
+            raise ValueError(f'precision: expected {", ".join(_PRECISIONS)}, got {self.precision!r}.')
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #653a0399
 @torch.no_grad()
@@ -48,7 +50,7 @@ def denoise(
     steps: int = 50,
     guidance_scale: float = 7.5,  # s above; 1 or below runs without guidance
     precision: str = 'no',  # Autocast: no, bf16 or fp16
-    adjust=None,  # Called before every step with (number of the step, timestep, latents); returns the latents to go on with
+    adjust=None,  # Called before every step with (number of the step, timestep, latents); returns latents to go on with
 ) -> torch.Tensor:  # Latents, (batch, channels, h, w)
     "The denoising loop."
     scheduler.set_timesteps(steps, device=noise.device)
@@ -63,7 +65,9 @@ def denoise(
             empty, asked = model_pred.chunk(2)
             model_pred = empty + guidance_scale*(asked - empty)
         latents = scheduler.step(model_pred, t, latents).prev_sample
-    if not latents.isfinite().all(): raise ValueError(f'Sampling gave values that are not finite: the weights are damaged, or half precision overflows (precision is {precision!r}: use bf16 or no).')
+    if not latents.isfinite().all():
+        raise ValueError('Sampling gave values that are not finite: the weights are damaged, or half precision '
+                         f'overflows (precision is {precision!r}: use bf16 or no).')
     return latents
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #2ea52794
@@ -73,8 +77,10 @@ def latent_shape(
 ) -> tuple:  # (channels, h, w)
     "Shape of one latent."
     side, factor = pipe.unet.config.sample_size, pipe.vae_scale_factor
-    if resolution % factor or resolution < 0: raise ValueError(f'resolution: {resolution} is not a multiple of {factor}, the factor of this autoencoder.')
-    size = (resolution//factor,)*2 if resolution else (side, side) if isinstance(side, int) else tuple(side)
+    if resolution % factor or resolution < 0:
+        raise ValueError(f'resolution: {resolution} is not a multiple of {factor}, the factor of this autoencoder.')
+    if resolution: size = (resolution//factor,)*2
+    else: size = (side, side) if isinstance(side, int) else tuple(side)
     return (pipe.unet.config.in_channels, *size)
 
 def initial_noise(
@@ -85,6 +91,7 @@ def initial_noise(
     "The noise that belongs to each picture, for every model that has latents of this shape."
     return keyed_randn([(seed, 'noise', prompt_id, round) for prompt_id, round in items], shape)
 
+# %% ../nbs/3_sampling/00_sampling.ipynb #7bf8d592
 class TextStates:
     "Text states by prompt; each prompt is encoded once (the latest `keep` are remembered)."
     def __init__(self, pipe, keep: int = 4096): self.pipe, self.keep, self.states = pipe, keep, {}
@@ -93,7 +100,8 @@ class TextStates:
     def __call__(self, texts: list) -> torch.Tensor:  # (texts, length, width), on the model's device
         new = [text for text in dict.fromkeys(texts) if text not in self.states]
         if new:
-            if len(self.states) + len(new) > self.keep: self.states = {text: self.states[text] for text in set(texts) & set(self.states)}
+            if len(self.states) + len(new) > self.keep:
+                self.states = {text: self.states[text] for text in set(texts) & set(self.states)}
             encoded = self.pipe.encode_prompt(new, self.pipe.unet.device, 1, False)[0]
             self.states.update(zip(new, encoded))
         return torch.stack([self.states[text] for text in texts])
@@ -116,7 +124,9 @@ def prompt_texts(
     rows = [dict(unique_id=i, text=row) if isinstance(row, str) else row for i, row in enumerate(prompts)]
     names = [str(row['unique_id']) for row in rows]
     for name in names:
-        if not re.fullmatch(r'[\w.-]+', name): raise ValueError(f'The prompt id {name!r} is to be part of a file name: use letters, digits, dots, dashes and underscores.')
+        if not re.fullmatch(r'[\w.-]+', name):
+            raise ValueError(f'The prompt id {name!r} is to be part of a file name: '
+                             'use letters, digits, dots, dashes and underscores.')
     if len(set(names)) < len(names): raise ValueError(f'Two prompts have the id {max(names, key=names.count)!r}.')
     texts = {row['unique_id']: row['text'] for row in rows}
     if not texts: raise ValueError('There are no prompts to draw.')
@@ -141,24 +151,31 @@ def draw_batches(
 ):  # Yields (items, pictures (n, 3, height, width) between 0 and 1)
     "Draw pictures batch by batch."
     if batch < 1: raise ValueError(f'batch: expected 1 or more, got {batch}.')
-    device, shape, states = pipe.unet.device, latent_shape(pipe, recipe.resolution), TextStates(pipe)
+    shape, states = latent_shape(pipe, recipe.resolution), TextStates(pipe)
+    draw = _called if call else _drawn
     for start in range(0, len(items), batch):
         part = items[start:start + batch]
-        noise, prompts = initial_noise(part, shape, recipe.seed).to(device, pipe.unet.dtype), [texts[name] for name, _ in part]
-        if call: yield part, _called(pipe, call, prompts, noise, recipe); continue
-        latents = denoise(pipe.unet, new_sampler(pipe.scheduler.config, recipe.scheduler), noise, states(prompts), states(['']),
-                          recipe.inference_steps, recipe.guidance_scale, recipe.precision)
-        yield part, decode(pipe.vae, latents)
+        noise = initial_noise(part, shape, recipe.seed).to(pipe.unet.device, pipe.unet.dtype)
+        yield part, draw(pipe, call or states, [texts[name] for name, _ in part], noise, recipe)
+
+def _drawn(pipe, states, prompts, noise, recipe):
+    "Pictures from the model itself."
+    sampler = new_sampler(pipe.scheduler.config, recipe.scheduler)
+    latents = denoise(pipe.unet, sampler, noise, states(prompts), states(['']),
+                      recipe.inference_steps, recipe.guidance_scale, recipe.precision)
+    return decode(pipe.vae, latents)
 
 def _called(pipe, call, prompts, noise, recipe):
     "Pictures from a function with a pipeline's signature."
     stock, pipe.scheduler = pipe.scheduler, new_sampler(pipe.scheduler.config, recipe.scheduler)
     try:
         with torch.autocast(noise.device.type, _PRECISIONS[recipe.precision], enabled=recipe.precision != 'no'):
-            pictures = call(prompt=prompts, latents=noise, num_inference_steps=recipe.inference_steps, guidance_scale=recipe.guidance_scale, output_type='pt').images
+            pictures = call(prompt=prompts, latents=noise, num_inference_steps=recipe.inference_steps,
+                            guidance_scale=recipe.guidance_scale, output_type='pt').images
         return pictures.float().cpu()
     finally: pipe.scheduler = stock
 
+# %% ../nbs/3_sampling/00_sampling.ipynb #b2b9fc26
 def sample(
     pipe,  # `StableDiffusionPipeline`
     prompts: list,  # As in `prompt_texts`
@@ -169,7 +186,8 @@ def sample(
 ) -> torch.Tensor:  # (prompts, rounds, 3, height, width), float32 between 0 and 1
     "Pictures in memory."
     texts, items = prompt_texts(prompts), work_list(prompts, rounds)
-    drawn = torch.cat([pictures for _, pictures in draw_batches(pipe, items, texts, Recipe.from_params(recipe), batch, call)])
+    batches = draw_batches(pipe, items, texts, Recipe.from_params(recipe), batch, call)
+    drawn = torch.cat([pictures for _, pictures in batches])
     return drawn.unflatten(0, (rounds, len(texts))).transpose(0, 1)
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #f4b3a1a8
@@ -189,8 +207,9 @@ def folder_state(
     there = {path.name for path in folder.glob('*.png') if not path.name.startswith('.')}
     asked = {image_name(*item): item for item in items}
     broken = {name for name in there & asked.keys() if not is_whole(folder/name)}
-    return dict(done=[item for name, item in asked.items() if name in there - broken], missing=[item for name, item in asked.items() if name not in there],
-                broken=[item for name, item in asked.items() if name in broken], surplus=sorted(there - asked.keys()))
+    def those(names): return [item for name, item in asked.items() if name in names]
+    return dict(done=those(there - broken), missing=those(asked.keys() - there), broken=those(broken),
+                surplus=sorted(there - asked.keys()))
 
 def save_picture(
     path,
@@ -210,23 +229,36 @@ def _settings(pipe, texts, recipe, call) -> dict:
     return dict(recipe=recipe.to_dict(), model=pipeline_hash(pipe), method=method,
                 prompts={str(name): text for name, text in texts.items()})
 
+def _differences(old, new) -> list:
+    "In words, where pictures that are there were made in another way."
+    found = []
+    for key, now in new['recipe'].items():
+        there = old['recipe'].get(key)
+        if there != now: found.append(f'{key} {there!r} there, {now!r} now')
+    for key, name in (('model', 'model weights'), ('method', 'method')):
+        if old[key] != new[key]: found.append(f'other {name}')
+    changed = [name for name, text in new['prompts'].items() if old['prompts'].get(name, text) != text]
+    return found + [f'another text of prompt {name}' for name in changed[:1]]
+
 def check_settings(
     folder,  # Folder of pictures
-    settings: dict,  # recipe, model, method (a name, or a dict with the method's options: the `identity` of a call), prompts
+    settings: dict,  # recipe, model, method (a name, or the `identity` of a call: a dict with its options), prompts
 ) -> dict:  # The settings to store: those given, with the prompts that were there before
     "Refuse a folder whose pictures were made in another way."
     path = Path(folder)/'settings.json'
     if not path.is_file():
-        if any(Path(folder).glob('*.png')): raise ValueError(f'{folder} holds pictures but no settings.json, so nobody knows how they were made: choose another folder or empty this one.')
+        if any(Path(folder).glob('*.png')):
+            raise ValueError(f'{folder} holds pictures but no settings.json, so nobody knows how they were made: '
+                             'choose another folder or empty this one.')
         return settings
     old = read_json(path)
-    differences = [f'{key} {old["recipe"].get(key)!r} there, {value!r} now' for key, value in settings['recipe'].items() if old['recipe'].get(key) != value]
-    differences += [f'other {name}' for key, name in (('model', 'model weights'), ('method', 'method')) if old[key] != settings[key]]
-    changed = [name for name, text in settings['prompts'].items() if old['prompts'].get(name, text) != text]
-    if changed: differences.append(f'another text of prompt {changed[0]}')
-    if differences: raise ValueError(f'The pictures in {folder} were made with other settings ({"; ".join(differences)}): choose another folder or empty this one.')
+    differences = _differences(old, settings)
+    if differences:
+        raise ValueError(f'The pictures in {folder} were made with other settings ({"; ".join(differences)}): '
+                         'choose another folder or empty this one.')
     return {**settings, 'prompts': {**old['prompts'], **settings['prompts']}}
 
+# %% ../nbs/3_sampling/00_sampling.ipynb #da247762
 def sample_images(
     pipe,  # `StableDiffusionPipeline`
     prompts: list,  # As in `prompt_texts`
@@ -246,9 +278,11 @@ def sample_images(
     own = items[rank::world]
     done = set(folder_state(folder, own)['done'])
     todo = [item for item in own if item not in done]
-    _draw_files(Path(folder), draw_batches(pipe, todo, texts, recipe, batch, call), Progress(len(own), 'sample', 'image', done=len(done)))
+    bar = Progress(len(own), 'sample', 'image', done=len(done))
+    _draw_files(Path(folder), draw_batches(pipe, todo, texts, recipe, batch, call), bar)
     state = folder_state(folder, items)
-    return dict(drawn=len(todo), skipped=len(done), missing=len(state['missing']) + len(state['broken']), surplus=len(state['surplus']))
+    return dict(drawn=len(todo), skipped=len(done), missing=len(state['missing']) + len(state['broken']),
+                surplus=len(state['surplus']))
 
 def _draw_files(folder, batches, bar):
     "Write one batch while the next is drawn."
@@ -259,5 +293,6 @@ def _draw_files(folder, batches, bar):
             if writing: bar.update(len(writing))
         for items, pictures in batches:
             finish()
-            writing = [pool.submit(save_picture, folder/image_name(*item), picture) for item, picture in zip(items, pictures)]
+            writing = [pool.submit(save_picture, folder/image_name(*item), picture)
+                       for item, picture in zip(items, pictures)]
         finish()

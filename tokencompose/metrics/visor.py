@@ -32,16 +32,21 @@ def visor_row(
 ) -> dict:  # `unique_id`, `num_objects`, `obj_1_attributes`, `obj_2_attributes`, `rel_type`, `text`
     "One prompt with the keys of the benchmark's file."
     if relation not in RELATIONS: raise ValueError(f'relation: {relation!r} is not one of {", ".join(RELATIONS)}.')
-    return dict(unique_id=unique_id, num_objects=2, obj_1_attributes=[first], obj_2_attributes=[second], rel_type=relation, text=f'{with_article(first)} {relation} {with_article(second)}')
+    text = f'{with_article(first)} {relation} {with_article(second)}'
+    return dict(unique_id=unique_id, num_objects=2, obj_1_attributes=[first], obj_2_attributes=[second],
+                rel_type=relation, text=text)
 
 def visor_prompts(
     classes: list,  # Class names
 ) -> list:  # Rows as from `visor_row`, numbered from 0: pair by pair, both orders, four relations
     "All prompts of the benchmark."
     twice = [name for name, n in Counter(classes).items() if n > 1]
-    if twice or len(classes) < 2: raise ValueError(f'classes: expected at least two different names{f", got {twice[0]!r} twice" if twice else ""}.')
+    if twice or len(classes) < 2:
+        got = f', got {twice[0]!r} twice' if twice else ''
+        raise ValueError(f'classes: expected at least two different names{got}.')
     orders = [order for a, b in itertools.combinations(classes, 2) for order in ((a, b), (b, a))]
-    return [visor_row(4*i + k, a, relation, b) for i, (a, b) in enumerate(orders) for k, relation in enumerate(RELATIONS)]
+    asked = [(a, relation, b) for a, b in orders for relation in RELATIONS]
+    return [visor_row(number, *words) for number, words in enumerate(asked)]
 
 # %% ../../nbs/4_metrics/01_metrics.visor.ipynb #af7f9392
 def visor_subset(
@@ -50,15 +55,16 @@ def visor_subset(
     seed: int = 0,  # The list is a function of seed and `prompts`
 ) -> list:  # Rows of `prompts`
     "Prompts that cover pairs, orders and relations evenly."
-    if not 1 <= count <= len(prompts): raise ValueError(f'count: expected 1 to {len(prompts)} (the number of prompts there are), got {count}.')
+    if not 1 <= count <= len(prompts):
+        raise ValueError(f'count: expected 1 to {len(prompts)} (the number of prompts there are), got {count}.')
     rows = {(*prompt_classes(row), row['rel_type']): row for row in prompts}
     pairs = sorted({tuple(sorted(prompt_classes(row))) for row in prompts})
     rng = keyed_rng(seed, 'visor', *(row['text'] for row in prompts))
     pairs, relations = [pairs[i] for i in rng.permutation(len(pairs))], rng.permutation(RELATIONS).tolist()
-    chosen = [rows.get(_variant(pair, relations, place + turn)) for turn in range(8) for place, pair in enumerate(pairs)]
-    return [row for row in chosen if row][:count]
+    ways = [_way(pair, relations, place + turn) for turn in range(8) for place, pair in enumerate(pairs)]
+    return [rows[way] for way in ways if way in rows][:count]
 
-def _variant(pair: tuple, relations: list, number: int) -> tuple:
+def _way(pair: tuple, relations: list, number: int) -> tuple:
     "One of the eight ways to ask for a pair; four in a row have different relations."
     order = pair if number//4 % 2 else pair[::-1]
     return *order, relations[number % 4]
@@ -73,17 +79,20 @@ def read_visor(
     for number, row in enumerate(rows):
         problem = _visor_problem(row)
         if problem: raise ValueError(f'{path}, row {number}: {problem}.')
-    spatial = [row for row in rows if row['num_objects'] == 2 and row.get('rel_type') != 'and']
+    spatial = [row for row in rows if _is_spatial(row)]
     twice = [i for i, n in Counter(row['unique_id'] for row in spatial).items() if n > 1]
     if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows.')
     if not spatial: raise ValueError(f'{path} holds no prompt with a spatial relation.')
     return spatial
 
+def _is_spatial(row) -> bool: return row['num_objects'] == 2 and row.get('rel_type') != 'and'
+
 def _visor_problem(row) -> str:
     "What is wrong with a row, \"\" if nothing."
     problem = prompt_problem(row)
-    if problem or row['num_objects'] != 2 or row.get('rel_type') == 'and': return problem
-    if row.get('rel_type') not in RELATIONS: return f'rel_type should be one of {", ".join(RELATIONS)}, got {row.get("rel_type")!r}'
+    if problem or not _is_spatial(row): return problem
+    if row.get('rel_type') not in RELATIONS:
+        return f'rel_type should be one of {", ".join(RELATIONS)}, got {row.get("rel_type")!r}'
     return '' if row['rel_type'] in row['text'] else f'the text does not say {row["rel_type"]!r}'
 
 save_visor = save_prompts
@@ -97,14 +106,20 @@ def centroids(
     if not 0 <= threshold < 1: raise ValueError(f'threshold: expected 0 <= threshold < 1, got {threshold}.')
     name = f'Record of prompt {record.get("prompt_id")}, round {record.get("round")}'
     if 'boxes' not in record: raise ValueError(f'{name} has no boxes: judge the pictures with keep_boxes.')
-    scores, boxes = (np.asarray(record[key], dtype=float).reshape(-1, width) if _is_table(record[key], width) else None for key, width in (('scores', 2), ('boxes', 4)))
-    if scores is None or boxes is None or len(scores) != len(boxes): raise ValueError(f'{name}: expected two scores and four corners for each box.')
-    if not ((scores >= 0) & (scores <= 1)).all() or not np.isfinite(boxes).all(): raise ValueError(f'{name}: scores must lie between 0 and 1 and corners be finite.')
+    scores, boxes = _table(record['scores'], 2), _table(record['boxes'], 4)
+    if scores is None or boxes is None or len(scores) != len(boxes):
+        raise ValueError(f'{name}: expected two scores and four corners for each box.')
+    if not ((scores >= 0) & (scores <= 1)).all() or not np.isfinite(boxes).all():
+        raise ValueError(f'{name}: scores must lie between 0 and 1 and corners be finite.')
     label, centres = np.where(scores.max(1) > threshold, scores.argmax(1), -1), (boxes[:, :2] + boxes[:, 2:])/2
     return centres[label == 0], centres[label == 1]
 
-def _is_table(rows, width) -> bool: return all(len(row) == width for row in rows)
+def _table(rows, width: int):
+    "An array (rows, width); None if a row has another width."
+    if any(len(row) != width for row in rows): return None
+    return np.asarray(rows, dtype=float).reshape(-1, width)
 
+# %% ../../nbs/4_metrics/01_metrics.visor.ipynb #318bbf35
 def relation_holds(
     first: np.ndarray,  # Centres of the first class, (n, 2)
     relation: str,  # One of `RELATIONS`
@@ -112,7 +127,8 @@ def relation_holds(
 ) -> bool:
     "Whether any first stands so to any second."
     if len(first) == 0 or len(second) == 0: return False
-    axis, before = (0, 'left' in relation) if 'left' in relation or 'right' in relation else (1, relation == 'above')
+    sideways = 'left' in relation or 'right' in relation
+    axis, before = (0, 'left' in relation) if sideways else (1, relation == 'above')
     low, high = (first, second) if before else (second, first)
     return bool(low[:, axis].min() < high[:, axis].max())
 
@@ -139,9 +155,18 @@ def _visor_units(both, correct) -> dict:
     "Score name -> (value of each prompt, its weight)."
     prompts, rounds = both.shape
     shown, right, ones = both.sum(1), correct.sum(1), np.ones(prompts)
-    units = dict(OA=(100*shown/rounds, ones), uncond=(100*right/rounds, ones), cond=(100*right/np.maximum(shown, 1), shown.astype(float)))
+    units = dict(OA=(100*shown/rounds, ones), uncond=(100*right/rounds, ones),
+                 cond=(100*right/np.maximum(shown, 1), shown.astype(float)))
     return units | {f'VISOR_{n}': (100.*(right >= n), ones) for n in range(1, rounds + 1)}
 
+def _round_stds(both, correct) -> dict:
+    "Score name -> population standard deviation over rounds; not a number where a round has no denominator."
+    shown, right = both.sum(0), correct.sum(0)
+    with np.errstate(invalid='ignore'):
+        return {name: float(np.std(100*top/bottom)) for name, top, bottom in
+                (('OA', shown, len(both)), ('uncond', right, len(both)), ('cond', right, shown))}
+
+# %% ../../nbs/4_metrics/01_metrics.visor.ipynb #357ea936
 def visor_table(
     records: list,  # One for each picture
     prompts: list,  # Rows as from `visor_row`
@@ -149,21 +174,17 @@ def visor_table(
     rounds: int = None,  # Pictures a prompt; None: as many as the records show
     draws: int = 2000,  # Bootstrap resamples
     seed: int = 0,
-) -> pd.DataFrame:  # Index score; value, low, high (95 % over prompts), std (over rounds, of OA, uncond and cond), prompts, images
+) -> pd.DataFrame:  # Index score; value, low, high (95 % over prompts), std (over rounds), prompts, images
     "Object accuracy and VISOR in percent; the conditional score is left out where no picture shows both things."
     prompts = sorted(prompts, key=lambda row: row['unique_id'])
     both, correct = visor_outcomes(records, prompts, threshold, rounds)
-    spread = {key: _std(100*top.sum(0), bottom) for key, top, bottom in (('OA', both, len(prompts)), ('uncond', correct, len(prompts)), ('cond', correct, both.sum(0)))}
-    rows = []
+    spread, rows = _round_stds(both, correct), []
     for name, (values, weights) in _visor_units(both, correct).items():
         if weights.sum() == 0: continue
         interval = bootstrap_interval(values, weights, draws=draws, seed=seed, bounds=(0, 100))
-        rows.append(dict(score=name, value=interval.mean, low=interval.low, high=interval.high, std=spread.get(name, np.nan), prompts=int((weights > 0).sum()), images=both.size))
+        rows.append(dict(score=name, value=interval.mean, low=interval.low, high=interval.high,
+                         std=spread.get(name, np.nan), prompts=int((weights > 0).sum()), images=both.size))
     return pd.DataFrame(rows).set_index('score')
-
-def _std(top, bottom) -> float:
-    "Population standard deviation over rounds; not a number where a round has no denominator."
-    with np.errstate(invalid='ignore'): return float(np.std(top/bottom))
 
 # %% ../../nbs/4_metrics/01_metrics.visor.ipynb #83f3493e
 def relation_rates(
@@ -182,7 +203,8 @@ def relation_rates(
         if not chosen.any(): continue
         row, units = dict(relation=relation), _visor_units(both[chosen], correct[chosen])
         for name in ('OA', 'cond'):
-            found = bootstrap_interval(*units[name], draws=draws, seed=seed, bounds=(0, 100)) if units[name][1].any() else (np.nan,)*3
+            found = (np.nan,)*3
+            if units[name][1].any(): found = bootstrap_interval(*units[name], draws=draws, seed=seed, bounds=(0, 100))
             row |= dict(zip((name, f'{name}_low', f'{name}_high'), found))
         rows.append(row | dict(prompts=int(chosen.sum())))
     return pd.DataFrame(rows).set_index('relation')
@@ -201,8 +223,10 @@ def visor_result(
     table = visor_table(records, prompts, threshold, rounds, draws, seed)
     both, correct = visor_outcomes(records, prompts, threshold, rounds)
     units = {name: unit for name, unit in _visor_units(both, correct).items() if name in table.index}
-    values = {name: [v if w else None for v, w in zip(v.tolist(), w)] for name, (v, w) in units.items()}
+    shares = {name: [v if w else None for v, w in zip(v.tolist(), w)] for name, (v, w) in units.items()}
+    weights = dict(cond=units['cond'][1].tolist()) if 'cond' in units else {}
     std = {name: float(v) for name, v in table['std'].items() if np.isfinite(v)}
     intervals = {name: [float(row.low), float(row.high)] for name, row in table.iterrows() if np.isfinite(row.low)}
-    return dict(n=dict(prompts=len(prompts), rounds=both.shape[1], images=both.size), values={k: float(v) for k, v in table['value'].items()}, std=std, intervals=intervals,
-                units=dict(ids=[row['unique_id'] for row in prompts], values=values, weights=dict(cond=units['cond'][1].tolist()) if 'cond' in units else {}))
+    return dict(n=dict(prompts=len(prompts), rounds=both.shape[1], images=both.size),
+                values={name: float(v) for name, v in table['value'].items()}, std=std, intervals=intervals,
+                units=dict(ids=[row['unique_id'] for row in prompts], values=shares, weights=weights))
