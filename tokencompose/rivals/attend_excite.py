@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from ..attention import cross_attention_groups, CrossAttentionCapture
-from .call import Baseline, check_variance_preserving, coarse_up_group, latent_gradient
-from .call import scaled_step
+from .call import check_variance_preserving, coarse_up_group, latent_gradient, Rival, scaled_step
 
 # %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #9c5a2dd0
 def blur_kernel(
@@ -63,7 +63,7 @@ def neglect(
 
 # %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #fe11d66f
 @dataclass
-class AttendExcite(Baseline):
+class AttendExcite(Rival):
     "Attend-and-Excite; uses `token_ids` of the inputs."
     thresholds: dict = field(default_factory=lambda: {0: .05, 10: .5, 20: .8})  # Step -> strength to reach there
     max_iter_to_alter: int = 25  # Steps with an update
@@ -73,12 +73,13 @@ class AttendExcite(Baseline):
     of_steps: int = 50  # Run length that the step numbers belong to; 0: they are not scaled
     token_rule: str = 'last'  # Which token of an object: last, first or all
     attn_res: int = 0  # Nominal side of the maps; that of the first up block with cross-attention when 0
-    cut_eot: bool = False  # Leave out everything from the prompt's end token on, as the authors do for Stable Diffusion 2
+    cut_eot: bool = False  # Leave out everything from the prompt's end token on, as the authors for Stable Diffusion 2
 
     def __post_init__(self):
         super().__post_init__()
         self.thresholds = {int(step): float(value) for step, value in self.thresholds.items()}
-        if self.token_rule not in TOKEN_RULES: raise ValueError(f'attend_excite: token_rule should be {", ".join(TOKEN_RULES)}, got {self.token_rule!r}.')
+        if self.token_rule not in TOKEN_RULES:
+            raise ValueError(f'attend_excite: token_rule should be {", ".join(TOKEN_RULES)}, got {self.token_rule!r}.')
 
     @property
     def name(self): return 'attend_excite'
@@ -93,41 +94,63 @@ class AttendExcite(Baseline):
     def tokens(self, inputs: list) -> tuple:  # positions (batch, S), counted (batch, S), ends (batch,)
         chosen = [excited_tokens(i.token_ids, self.token_rule) for i in inputs]
         for i, ids in zip(inputs, chosen):
-            if not ids: raise ValueError(f'attend_excite: no object of the prompt {i.text!r} has token positions (`token_ids` of its inputs).')
-        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in chosen], batch_first=True)
-        counted = torch.nn.utils.rnn.pad_sequence([torch.ones(len(ids), dtype=torch.bool) for ids in chosen], batch_first=True)
+            if not ids: raise ValueError(f'attend_excite: no object of the prompt {i.text!r} has token positions '
+                                         '(`token_ids` of its inputs).')
+        def padded(rows): return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        tokens = padded([torch.tensor(ids) for ids in chosen])
+        counted = padded([torch.ones(len(ids), dtype=torch.bool) for ids in chosen])
         length = self.pipe.tokenizer.model_max_length
         written = [min(len(self.pipe.tokenizer(i.text).input_ids), length) for i in inputs]
         return tokens, counted, torch.tensor([n - 1 if self.cut_eot else length - 1 for n in written])
 
-    def draw(self, inputs, noise, steps, guidance_scale):
-        check_variance_preserving(self.pipe.scheduler, self.name)
-        tokens, counted, ends = (x.to(noise.device) for x in self.tokens(inputs))
-        capture, states = CrossAttentionCapture(self.unet, self.groups()), self.text_states([i.text for i in inputs])
-        thresholds = {scaled_step(step, steps, self.of_steps): value for step, value in self.thresholds.items()}
-        until = scaled_step(self.max_iter_to_alter, steps, self.of_steps)
-        self.history = []
+# %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #c7c4c0ad
+@patch
+def refined(
+    self: AttendExcite,
+    gradient,  # Function of (latents, timestep, rows): loss and gradient of each of these rows
+    i: int,  # Number of the step
+    t,  # Its timestep
+    latents: torch.Tensor,  # (batch, channels, h, w)
+    scale: float,  # Step size
+    target: float,  # Loss that is low enough
+) -> tuple:  # latents, and the gradients there
+    "Updates of the prompts whose loss is above the target, until it is not."
+    latents, (losses, grads) = latents.clone(), gradient(latents, t, list(range(len(latents))))
+    self.history.append(dict(step=i, losses=losses.tolist()))
+    rows = (losses > target).nonzero().flatten().tolist()
+    for _ in range(self.max_refinement_steps):
+        if not rows: break
+        done = (losses[rows] <= target).tolist()            # judged by the loss before this update
+        latents[rows] -= scale*grads[rows]
+        losses[rows], grads[rows] = gradient(latents, t, rows)
+        self.history.append(dict(step=i, losses=losses.tolist()))
+        rows = [row for row, finished in zip(rows, done) if not finished]
+    return latents, grads
 
-        def gradient(latents, t, rows):
-            def losses(capture):
-                size, maps = next(iter(capture.sizes.values())), [m for group in capture.maps.values() for m in group]
-                return neglect(token_strengths(maps, size, tokens[rows], ends[rows]), counted[rows])
-            return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
+# %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #c36da00b
+@patch
+def draw(self: AttendExcite, inputs: list, noise: torch.Tensor, steps: int, guidance_scale: float) -> torch.Tensor:
+    "Latents from noise, with the attention of every prompt's most neglected object raised on the way."
+    check_variance_preserving(self.pipe.scheduler, self.name)
+    tokens, counted, ends = (x.to(noise.device) for x in self.tokens(inputs))
+    capture = CrossAttentionCapture(self.unet, self.groups())
+    states = self.text_states([i.text for i in inputs])
+    thresholds = {scaled_step(step, steps, self.of_steps): value for step, value in self.thresholds.items()}
+    until, (first, last) = scaled_step(self.max_iter_to_alter, steps, self.of_steps), self.scale_range
+    self.history = []
 
-        def adjust(i, t, latents):
-            if i >= until and i not in thresholds: return latents
-            scale = self.scale_factor*(self.scale_range[0] + (self.scale_range[1] - self.scale_range[0])*i/max(len(self.pipe.scheduler.timesteps) - 1, 1))**.5
-            latents, (losses, grads) = latents.clone(), gradient(latents, t, list(range(len(latents))))
-            self.history.append(dict(step=i, losses=losses.tolist()))
-            target = max(0., 1 - thresholds[i]) if i in thresholds else math.inf
-            rows = (losses > target).nonzero().flatten().tolist()
-            for _ in range(self.max_refinement_steps):
-                if not rows: break
-                done = (losses[rows] <= target).tolist()            # judged by the loss before this update
-                latents[rows] -= scale*grads[rows]
-                losses[rows], grads[rows] = gradient(latents, t, rows)
-                self.history.append(dict(step=i, losses=losses.tolist()))
-                rows = [row for row, finished in zip(rows, done) if not finished]
-            return latents - scale*grads if i < until else latents
+    def gradient(latents, t, rows):
+        def losses(capture):
+            size, maps = next(iter(capture.sizes.values())), [m for group in capture.maps.values() for m in group]
+            return neglect(token_strengths(maps, size, tokens[rows], ends[rows]), counted[rows])
+        return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
 
-        return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)
+    def adjust(i, t, latents):
+        if i >= until and i not in thresholds: return latents
+        share = i/max(len(self.pipe.scheduler.timesteps) - 1, 1)
+        scale = self.scale_factor*(first + (last - first)*share)**.5
+        target = max(0., 1 - thresholds[i]) if i in thresholds else math.inf
+        latents, grads = self.refined(gradient, i, t, latents, scale, target)
+        return latents - scale*grads if i < until else latents
+
+    return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)

@@ -9,7 +9,7 @@ __all__ = ['composed_prediction', 'composed_unet', 'Composable']
 from dataclasses import dataclass
 from types import SimpleNamespace
 import torch
-from .call import Baseline
+from .call import Rival
 
 # %% ../../nbs/5_rivals/02_rivals.composable.ipynb #132ff3d4
 def composed_prediction(
@@ -30,13 +30,15 @@ def composed_unet(
 ):  # Called like a U-Net, with the empty prompt's states
     "A U-Net whose prediction is composed."
     def call(latents, t, encoder_hidden_states):
-        empty, asked = unet(torch.cat([latents, latents[owners]]), t, encoder_hidden_states=torch.cat([encoder_hidden_states, states])).sample.split([len(latents), len(owners)])
+        branches, texts = torch.cat([latents, latents[owners]]), torch.cat([encoder_hidden_states, states])
+        predictions = unet(branches, t, encoder_hidden_states=texts).sample
+        empty, asked = predictions.split([len(latents), len(owners)])
         return SimpleNamespace(sample=composed_prediction(empty, asked, owners, weights))
     return call
 
 # %% ../../nbs/5_rivals/02_rivals.composable.ipynb #3e2c5b28
 @dataclass
-class Composable(Baseline):
+class Composable(Rival):
     "Composable Diffusion; uses `concepts` and `weights` of the inputs."
     normalise: bool = False  # Divide the weights by the number of sub-prompts; not so in the released script
 
@@ -49,9 +51,11 @@ class Composable(Baseline):
 
     def draw(self, inputs, noise, steps, guidance_scale):
         for i in inputs:
-            if not i.concepts: raise ValueError(f'composable: the prompt {i.text!r} has no sub-prompts (`concepts` of its inputs).')
+            if not i.concepts:
+                raise ValueError(f'composable: the prompt {i.text!r} has no sub-prompts (`concepts` of its inputs).')
         owners = torch.tensor([b for b, i in enumerate(inputs) for _ in i.concepts], device=noise.device)
-        weights = torch.tensor([w for i in inputs for w in self.weights(i, guidance_scale)], device=noise.device)
+        weights = [w for i in inputs for w in self.weights(i, guidance_scale)]
+        weights = torch.tensor(weights, device=noise.device)
         states = self.text_states([concept for i in inputs for concept in i.concepts])
         unet = composed_unet(self.unet, states, owners, weights)
         return self.denoise(noise, self.text_states([''])[[0]*len(noise)], steps, 1., unet)

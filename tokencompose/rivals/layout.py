@@ -8,9 +8,9 @@ __all__ = ['box_mask', 'whitespace_positions', 'layout_columns', 'layout_losses'
 # %% ../../nbs/5_rivals/04_rivals.layout.ipynb #f74fe216
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from ..attention import CrossAttentionCapture
-from .call import Baseline, check_variance_preserving, coarse_up_group, latent_gradient
-from .call import scaled_step
+from .call import check_variance_preserving, coarse_up_group, latent_gradient, Rival, scaled_step
 
 # %% ../../nbs/5_rivals/04_rivals.layout.ipynb #fd7b662f
 def box_mask(
@@ -33,18 +33,22 @@ def whitespace_positions(
     "The place of each word among the words between spaces, plus one."
     words = text.split(' ')
     lost = [word for word in name.split(' ') if word not in words]
-    if lost: raise ValueError(f'layout: with whitespace_tokens, {lost[0]!r} is no word of {text!r} (a comma or a full stop clings to it): leave the option off.')
+    if lost: raise ValueError(f'layout: with whitespace_tokens, {lost[0]!r} is no word of {text!r} '
+                              '(a comma or a full stop clings to it): leave the option off.')
     return [words.index(word) + 1 for word in name.split(' ')]
 
 def layout_columns(
     objects: list,  # For each prompt a list with (token positions, boxes) of each object
 ) -> tuple:  # columns (batch, C) integers, weights (batch, C), boxes: for each prompt a list of C lists of boxes
     "Columns of the attention to read, what each counts, and where it belongs."
-    flat = [[(i, 1/(len(things)*len(positions)), boxes) for positions, boxes in things for i in positions] for things in objects]
-    columns, weights = torch.zeros(len(flat), max(map(len, flat)), dtype=torch.long), torch.zeros(len(flat), max(map(len, flat)))
-    for b, entries in enumerate(flat):
-        for c, (i, weight, _) in enumerate(entries): columns[b, c], weights[b, c] = i, weight
-    return columns, weights, [[boxes for _, _, boxes in entries] + [[]]*(columns.shape[1] - len(entries)) for entries in flat]
+    width = max(sum(len(positions) for positions, _ in things) for things in objects)
+    columns, weights = torch.zeros(len(objects), width, dtype=torch.long), torch.zeros(len(objects), width)
+    places = [[[] for _ in range(width)] for _ in objects]
+    for b, things in enumerate(objects):
+        entries = [(i, len(positions), boxes) for positions, boxes in things for i in positions]
+        for c, (i, tokens, boxes) in enumerate(entries):
+            columns[b, c], weights[b, c], places[b][c] = i, 1/(len(things)*tokens), boxes
+    return columns, weights, places
 
 # %% ../../nbs/5_rivals/04_rivals.layout.ipynb #109ea26b
 def layout_losses(
@@ -61,7 +65,7 @@ def layout_losses(
 
 # %% ../../nbs/5_rivals/04_rivals.layout.ipynb #7389dcf9
 @dataclass
-class Layout(Baseline):
+class Layout(Rival):
     "Layout Guidance (backward); uses `boxes` and `token_ids` of the inputs."
     loss_scale: float = 30.  # Eta
     loss_threshold: float = .2  # No more updates in a step once the loss is below
@@ -76,35 +80,45 @@ class Layout(Baseline):
 
     def objects(self, inputs) -> list:  # (token positions, boxes) of each object
         if not inputs.boxes: raise ValueError(f'layout: the prompt {inputs.text!r} has no boxes in its inputs.')
-        positions = [whitespace_positions(inputs.text, name) for name in inputs.objects] if self.whitespace_tokens else inputs.token_ids
+        positions = inputs.token_ids
+        if self.whitespace_tokens: positions = [whitespace_positions(inputs.text, name) for name in inputs.objects]
         found = [(places, boxes) for places, boxes in zip(positions, inputs.boxes) if places]
-        if not found: raise ValueError(f'layout: no object of the prompt {inputs.text!r} has token positions in its inputs.')
+        if not found:
+            raise ValueError(f'layout: no object of the prompt {inputs.text!r} has token positions in its inputs.')
         return found
 
-    def draw(self, inputs, noise, steps, guidance_scale):
-        check_variance_preserving(self.pipe.scheduler, self.name)
-        columns, weights, boxes = layout_columns([self.objects(i) for i in inputs])
-        capture, states = CrossAttentionCapture(self.unet, ('mid', coarse_up_group(self.unet))), self.text_states([i.text for i in inputs])
-        until, last, weights = scaled_step(self.max_index_step, steps, self.of_steps), torch.full((len(noise),), torch.inf), weights.to(noise.device)
-        self.history = []
+# %% ../../nbs/5_rivals/04_rivals.layout.ipynb #c8703888
+@patch
+def draw(self: Layout, inputs: list, noise: torch.Tensor, steps: int, guidance_scale: float) -> torch.Tensor:
+    "Latents from noise, with every object's attention moved towards its boxes on the way."
+    check_variance_preserving(self.pipe.scheduler, self.name)
+    columns, weights, boxes = layout_columns([self.objects(i) for i in inputs])
+    capture = CrossAttentionCapture(self.unet, ('mid', coarse_up_group(self.unet)))
+    states, weights = self.text_states([i.text for i in inputs]), weights.to(noise.device)
+    until = scaled_step(self.max_index_step, steps, self.of_steps)
+    last, self.history = torch.full((len(noise),), torch.inf), []
 
-        def gradient(latents, t, rows):
-            def losses(capture):
-                masks = {g: torch.stack([torch.stack([box_mask(b, size).flatten() for b in boxes[r]]) for r in rows]).to(noise.device) for g, size in capture.sizes.items()}
-                layers = [(probs, masks[group]) for group, maps in capture.maps.items() for probs in maps]
-                return self.loss_scale*layout_losses(*zip(*layers), weights[rows])
-            capture.select(columns[rows])
-            return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
+    def cells(row, size): return torch.stack([box_mask(b, size).flatten() for b in boxes[row]])
 
-        def adjust(i, t, latents):
-            if not self.carry_loss: last.fill_(torch.inf)
-            for _ in range(self.max_iter if i < until else 0):
-                rows = (last > self.loss_threshold).nonzero().flatten().tolist()
-                if not rows: break
-                losses, grads = gradient(latents, t, rows)
-                latents = latents.index_add(0, torch.tensor(rows, device=noise.device), -(1 - self.pipe.scheduler.alphas_cumprod[t].item())*grads.to(latents))
-                last[rows] = losses.float().cpu()/self.loss_scale
-                self.history.append(dict(step=i, rows=rows, losses=last[rows].tolist()))
-            return latents
+    def gradient(latents, t, rows):
+        def losses(capture):
+            masks = {group: torch.stack([cells(row, size) for row in rows]).to(noise.device)
+                     for group, size in capture.sizes.items()}
+            layers = [(probs, masks[group]) for group, maps in capture.maps.items() for probs in maps]
+            return self.loss_scale*layout_losses(*zip(*layers), weights[rows])
+        capture.select(columns[rows])
+        return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
 
-        return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)
+    def adjust(i, t, latents):
+        if not self.carry_loss: last.fill_(torch.inf)
+        for _ in range(self.max_iter if i < until else 0):
+            rows = (last > self.loss_threshold).nonzero().flatten().tolist()
+            if not rows: break
+            losses, grads = gradient(latents, t, rows)
+            step = -(1 - self.pipe.scheduler.alphas_cumprod[t].item())*grads.to(latents)
+            latents = latents.index_add(0, torch.tensor(rows, device=noise.device), step)
+            last[rows] = losses.float().cpu()/self.loss_scale
+            self.history.append(dict(step=i, rows=rows, losses=last[rows].tolist()))
+        return latents
+
+    return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)

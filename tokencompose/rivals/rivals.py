@@ -8,7 +8,7 @@ __all__ = ['RIVALS', 'new_rival']
 # %% ../../nbs/5_rivals/06_rivals.rivals.ipynb #6a3a29f1
 import difflib
 from dataclasses import fields
-from .call import Baseline
+from .call import Rival
 from .composable import Composable
 from .structured import Structured
 from .layout import Layout
@@ -22,7 +22,7 @@ def new_rival(
     pipe,  # `StableDiffusionPipeline`
     inputs: dict,  # Prompt text -> `Inputs`
     **options,  # Fields of the method
-) -> Baseline:  # For `sampling.draw_batches(..., call=...)`
+) -> Rival:  # For `sampling.draw_batches(..., call=...)`
     "A rival method by its name."
     if name not in RIVALS: raise ValueError(f'rival: {name!r} is not one of {", ".join(RIVALS)}.')
     known = [f.name for f in fields(RIVALS[name])[2:]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from ..attention import cross_attention_groups, unwrap
 from ..data.nouns import align_nouns
-from .call import Baseline
+from .call import Rival
 
 # %% ../../nbs/5_rivals/03_rivals.structured.ipynb #6f28e8fa
 def mean_values(
@@ -35,11 +35,14 @@ def phrase_positions(
 ) -> tuple:  # phrases (texts), positions (for each its token positions)
     "The phrases that the text encoder reads, and their tokens in the prompt."
     wanted = [text[start:end] for start, end in spans]
-    records, phrases, positions = align_nouns(text, wanted, tokenizer, spans=[tuple(span) for span in spans]), [], []
+    records = align_nouns(text, wanted, tokenizer, spans=[tuple(span) for span in spans])
+    phrases, positions = [], []
     for phrase, record in zip(wanted, records):
         if record.reason.startswith('beyond'): continue
         alone = len(tokenizer(phrase).input_ids) - 2
-        if record.reason or len(record.token_ids) != alone: raise ValueError(f'structured: the span of {phrase!r} in {text!r} is no phrase of whole words ({record.reason or "its tokens differ when it stands alone"}).')
+        if record.reason or len(record.token_ids) != alone:
+            why = record.reason or 'its tokens differ when it stands alone'
+            raise ValueError(f'structured: the span of {phrase!r} in {text!r} is no phrase of whole words ({why}).')
         phrases.append(phrase)
         positions.append(record.token_ids)
     return phrases, positions
@@ -53,14 +56,15 @@ def value_states(
     "In this block the values of every cross-attention come from `states`."
     unet = unwrap(unet)
     paths = [path for group in cross_attention_groups(unet).values() for path in group]
-    hooks = [unet.get_submodule(f'{path}.to_v').register_forward_pre_hook(lambda module, args: (states,)) for path in paths]
+    values = [unet.get_submodule(f'{path}.to_v') for path in paths]
+    hooks = [layer.register_forward_pre_hook(lambda module, args: (states,)) for layer in values]
     try: yield
     finally:
         for hook in hooks: hook.remove()
 
 # %% ../../nbs/5_rivals/03_rivals.structured.ipynb #8ec10522
 @dataclass
-class Structured(Baseline):
+class Structured(Rival):
     "Structured Diffusion; uses `spans` of the inputs."
     strip_full_stop: bool = True  # Encode the prompt without the full stop at its end, as published
 
@@ -77,5 +81,6 @@ class Structured(Baseline):
     def draw(self, inputs, noise, steps, guidance_scale):
         texts = [i.text.rstrip().rstrip('.') if self.strip_full_stop else i.text for i in inputs]
         values = torch.stack([self.values(text, i.spans) for text, i in zip(texts, inputs)])
-        both = torch.cat([self.text_states([''])[[0]*len(values)], values]) if guidance_scale > 1 else values
+        empty = self.text_states([''])[[0]*len(values)]
+        both = torch.cat([empty, values]) if guidance_scale > 1 else values
         with value_states(self.unet, both): return self.denoise(noise, self.text_states(texts), steps, guidance_scale)
