@@ -26,12 +26,14 @@ def vae_loss(vae, pictures: torch.Tensor, config: FitConfig, step: int, crop: in
     generator = keyed_generator(config.seed, 'vae', step)
     chosen = torch.randint(len(pictures), (config.batch_size,), generator=generator)
     corners = torch.randint(pictures.shape[-1] - crop + 1, (config.batch_size, 2), generator=generator).tolist()
-    x = to_unit(torch.stack([pictures[i, :, a:a+crop, b:b+crop] for i, (a, b) in zip(chosen, corners)])).to(vae.device)
+    crops = [pictures[i, :, a:a+crop, b:b+crop] for i, (a, b) in zip(chosen, corners)]
+    x = to_unit(torch.stack(crops)).to(vae.device)
     posterior = vae.encode(x).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
     error = vae.decode(posterior.mean + posterior.std*noise).sample - x
     return error.abs().mean() + 2*error.square().mean() + 2e-6*posterior.kl().mean()
 
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #13a6ac75
 @torch.no_grad()
 def psnr(vae, pictures: torch.Tensor) -> float:  # Decibels; peak = full range
     "Reconstruction quality from the posterior mean."
@@ -39,6 +41,7 @@ def psnr(vae, pictures: torch.Tensor) -> float:  # Decibels; peak = full range
     y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
     return float(-10*torch.log10(((y - x)/2).square().mean()))
 
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #ab1fcd41
 @torch.no_grad()
 def encode_moments(vae, pictures: torch.Tensor, batch: int = 128) -> torch.Tensor:  # (n, 2*channels, h, w), float32
     "Posterior mean and log-variance of every picture, unscaled."
@@ -67,7 +70,10 @@ class CaptionPool:
         ids = self.ids[torch.as_tensor(indices), kinds]
         return torch.where((torch.rand(len(indices), generator=generator) < self.empty)[:, None], self.none, ids)
 
-def diffusion_loss(unet, text_encoder, scheduler, latents, input_ids, generator, snr_gamma: float = 5.) -> torch.Tensor:
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #4d171794
+def diffusion_loss(
+    unet, text_encoder, scheduler, latents, input_ids, generator, snr_gamma: float = 5.,
+) -> torch.Tensor:
     "Denoising loss with min-SNR weights."
     device = unet.device
     noise = torch.randn(latents.shape, generator=generator).to(device)
@@ -82,9 +88,13 @@ def diffusion_loss(unet, text_encoder, scheduler, latents, input_ids, generator,
     weight = snr.clamp(max=snr_gamma)/(snr + 1 if is_v else snr)
     return (weight*(model_pred - target).square().mean((1, 2, 3))).mean()
 
-def unet_loss_fn(unet, text_encoder, vae_scale: float, moments, captions: CaptionPool, config: FitConfig, prediction_type='epsilon'):
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #66d51bb4
+def unet_loss_fn(
+    unet, text_encoder, vae_scale: float, moments, captions: CaptionPool, config: FitConfig, prediction_type='epsilon',
+):
     "The loss as a function of the step alone, for `fit`."
-    order, scheduler = SampleOrder(len(moments), config.seed), DDPMScheduler.from_config(new_scheduler(prediction_type).config)
+    order = SampleOrder(len(moments), config.seed)
+    scheduler = DDPMScheduler.from_config(new_scheduler(prediction_type).config)
     def loss(step):
         indices, generator = order.batch(step, config.batch_size), keyed_generator(config.seed, 'unet', step)
         mean, logvar = moments[indices].float().chunk(2, 1)
@@ -118,13 +128,20 @@ class BaseConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.prediction_type not in ('epsilon', 'v_prediction'): raise ValueError(f'prediction_type: expected epsilon or v_prediction, got {self.prediction_type!r}.')
-        if self.resolution < 16 or self.resolution % 16: raise ValueError(f'resolution: {self.resolution} must be a multiple of 16, the autoencoder\'s factor of 4 times the U-Net\'s.')
-        if not len(self.channels) == len(self.heads) == 3: raise ValueError(f'channels and heads: expected one number for each of the three levels, got {self.channels} and {self.heads}.')
+        if self.prediction_type not in ('epsilon', 'v_prediction'):
+            raise ValueError(f'prediction_type: expected epsilon or v_prediction, got {self.prediction_type!r}.')
+        if self.resolution < 16 or self.resolution % 16:
+            raise ValueError(f'resolution: {self.resolution} must be a multiple of 16, '
+                             "the autoencoder's factor of 4 times the U-Net's.")
+        if not len(self.channels) == len(self.heads) == 3:
+            raise ValueError('channels and heads: expected one number for each of the three levels, '
+                             f'got {self.channels} and {self.heads}.')
 
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #98ebc1fa
 def world_tokenizer(scenes: int = 4000, seed: int = 0, pad_token: str = '<|endoftext|>') -> CLIPTokenizerFast:
     "The tokenizer of the miniature, learned from captions of vsr scenes."
-    return build_tokenizer([c['caption'] for s in scene_pool(scenes, VSR, 'words', seed) for c in captions_of(s)], pad_token=pad_token)
+    texts = [c['caption'] for s in scene_pool(scenes, VSR, 'words', seed) for c in captions_of(s)]
+    return build_tokenizer(texts, pad_token=pad_token)
 
 def base_vae(
     out: Path,  # Receives the checkpoint
@@ -133,17 +150,33 @@ def base_vae(
     "Another model's autoencoder, or a new one, trained."
     if config.vae: return load_pipeline(config.vae).vae
     torch.manual_seed(config.seed)
-    vae = new_vae().to(default_device())
-    pictures = None if steps_done(out/'vae.pt') >= config.vae_steps else draw_pictures(scene_pool(config.vae_scenes, ANY, 'vae', config.seed, config.resolution))
+    vae, pictures = new_vae().to(default_device()), None
+    if steps_done(out/'vae.pt') < config.vae_steps:
+        pictures = draw_pictures(scene_pool(config.vae_scenes, ANY, 'vae', config.seed, config.resolution))
     vae_fit = FitConfig(steps=config.vae_steps, batch_size=32, lr=2e-3, decay=.5, ema=.995, seed=config.seed)
-    return fit(dict(vae=vae), lambda step: vae_loss(vae, pictures, vae_fit, step), vae_fit, out/'vae.pt', 'autoencoder')['vae']
+    def loss(step): return vae_loss(vae, pictures, vae_fit, step)
+    return fit(dict(vae=vae), loss, vae_fit, out/'vae.pt', 'autoencoder')['vae']
+
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #6d7a22ee
+def _train_unet(out, config: BaseConfig, scenes, moments, vae_scale: float, tokenizer) -> tuple:
+    "Text encoder and U-Net, trained together."
+    torch.manual_seed(config.seed)
+    width, device = config.text_width, default_device()
+    text_encoder = new_text_encoder(tokenizer, width, config.text_layers, config.text_heads, config.text_act).to(device)
+    unet = new_unet(width, config.channels, config.heads, moments.shape[-1], config.linear_projection).to(device)
+    unet_fit = FitConfig(steps=config.unet_steps, batch_size=config.unet_batch, lr=1e-3, decay=.2, ema=.999,
+                         seed=config.seed)
+    captions = CaptionPool(scenes, tokenizer, config.seed)
+    loss_fn = unet_loss_fn(unet, text_encoder, vae_scale, moments, captions, unet_fit, config.prediction_type)
+    fit(dict(text_encoder=text_encoder, unet=unet), loss_fn, unet_fit, out/'unet.pt', 'U-Net')
+    return text_encoder, unet
 
 def pretrain_base(
     out: Path,  # Receives checkpoints and the encoded scenes
     config: BaseConfig,
 ) -> tuple:  # StableDiffusionPipeline, report
     "Autoencoder, then text encoder and U-Net together."
-    out, started, device = Path(out), time.monotonic(), default_device()
+    out, started = Path(out), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     vae = base_vae(out, config)
     quality = psnr(vae, draw_pictures(scene_pool(256, ANY, 'vae val', config.seed, config.resolution)))
@@ -151,29 +184,32 @@ def pretrain_base(
     moments = cached_file(out/'moments.pt', lambda: encode_moments(vae, draw_pictures(scenes)).half()).float()
     if not config.vae: set_scaling_factor(vae, moments)
     tokenizer = world_tokenizer(config.word_scenes, config.seed, config.pad_token)
-    torch.manual_seed(config.seed)
-    text_encoder = new_text_encoder(tokenizer, config.text_width, config.text_layers, config.text_heads, config.text_act).to(device)
-    unet = new_unet(config.text_width, config.channels, config.heads, moments.shape[-1], config.linear_projection).to(device)
-    unet_fit = FitConfig(steps=config.unet_steps, batch_size=config.unet_batch, lr=1e-3, decay=.2, ema=.999, seed=config.seed)
-    loss_fn = unet_loss_fn(unet, text_encoder, vae.config.scaling_factor, moments, CaptionPool(scenes, tokenizer, config.seed), unet_fit, config.prediction_type)
-    fit(dict(text_encoder=text_encoder, unet=unet), loss_fn, unet_fit, out/'unet.pt', 'U-Net')
-    report = dict(vae_psnr_db=round(quality, 2), samples_seen=config.unet_steps*config.unet_batch, session_seconds=round(time.monotonic() - started))
+    text_encoder, unet = _train_unet(out, config, scenes, moments, vae.config.scaling_factor, tokenizer)
+    seconds, samples = round(time.monotonic() - started), config.unet_steps*config.unet_batch
+    report = dict(vae_psnr_db=round(quality, 2), samples_seen=samples, session_seconds=seconds)
     return new_pipeline(vae, text_encoder, tokenizer, unet, config.prediction_type), report
 
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #ee7b8180
 def base_card(
-    config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `pretraining_exam.base_exam`
+    config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `pretraining.exam.base_exam`
     pictures: int,  # For each number of things
     notebook: str,  # That made it
 ) -> str:
     "What a base model is, how it was made and how well it draws."
     made = {k: v for k, v in config.to_dict().items() if not (config.vae and k in ('vae_steps', 'vae_scenes'))}
+    recipe = ', '.join(f'{k}={v!r}' for k, v in made.items())
     found = ', '.join(f'{s.mean:.1f} [{s.low:.1f}, {s.high:.1f}] for {n}' for n, s in scores.items())
+    prediction = config.prediction_type.removesuffix('_prediction')
     return f'''# Base model of the miniature
 
-Stable Diffusion's five parts at {config.resolution} pixels, trained from nothing by `{notebook}` on scenes drawn from OpenMoji.
+Stable Diffusion's five parts at {config.resolution} pixels, trained from nothing by `{notebook}` on scenes drawn \
+from OpenMoji.
 
-- recipe: {", ".join(f"{k}={v!r}" for k, v in made.items())}
-- autoencoder{f" (that of `{config.vae}`, unchanged)" if config.vae else ""}: {report["vae_psnr_db"]} dB on held-out scenes; text encoder and U-Net: {report["samples_seen"]:,} samples, {config.prediction_type.removesuffix("_prediction")} prediction, min-SNR weights, moving average 0.999
-- per cent of {pictures} pictures in which the judge finds all that was asked for, by number of things, prompts of any combination: {found}
+- recipe: {recipe}
+- autoencoder{f" (that of `{config.vae}`, unchanged)" if config.vae else ""}: {report["vae_psnr_db"]} dB on held-out \
+scenes; text encoder and U-Net: {report["samples_seen"]:,} samples, {prediction} prediction, min-SNR weights, \
+moving average 0.999
+- per cent of {pictures} pictures in which the judge finds all that was asked for, by number of things, \
+prompts of any combination: {found}
 - licence: the weights are trained on drawings by OpenMoji (CC BY-SA 4.0) and are shared under the same licence
 '''
