@@ -37,7 +37,7 @@ def test_large_data_is_drawn_in_chunks():
 
 def test_weights():
     assert sorted(set(bootstrap_means([0, 1], weights=[1, 3], draws=99))) == [0, .75, 1]  # (0 + 3)/(1 + 3)
-    unseen = bootstrap_means([5, 9], weights=[1, 0], draws=50)  # the second never counts; a draw of it alone has no mean
+    unseen = bootstrap_means([5, 9], weights=[1, 0], draws=50)  # a draw of the second alone has no mean
     assert set(unseen[~np.isnan(unseen)]) == {5.} and np.isnan(unseen).any()
 
 
