@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'resolve', 'key_to_int', 'keyed_generator', 'keyed_rng', 'keyed_randn', 'epoch_order', 'SampleOrder',
-           'atomic_path', 'write_text', 'write_json', 'read_json', 'read_jsonl', 'write_jsonl', 'file_sha256',
-           'git_commit', 'device_name', 'default_device', 'provenance', 'Progress', 'Settings', 'check_type',
-           'in_parallel', 'process_share', 'image_name', 'some_of']
+           'process_share', 'in_parallel', 'atomic_path', 'write_text', 'write_json', 'read_json', 'write_jsonl',
+           'read_jsonl', 'image_name', 'file_sha256', 'git_commit', 'default_device', 'device_name', 'provenance',
+           'Progress', 'Settings', 'check_type', 'some_of']
 
 # %% ../nbs/0_base/00_core.ipynb #2408998c
-import contextlib, dataclasses, hashlib, importlib.metadata, json, math, numbers, os, platform, subprocess, sys, time
+import contextlib, dataclasses, difflib, hashlib, importlib.metadata, json, math, numbers, os, platform
+import subprocess, sys, time
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -22,7 +23,8 @@ def repo_root() -> Path:  # Folder that holds `settings.ini` and `nbs/`
     for start in starts:
         for folder in (start, *start.parents):
             if (folder/'settings.ini').is_file() and (folder/'nbs').is_dir(): return folder
-    raise FileNotFoundError(f'No repository around {Path.cwd()}: run from inside the cloned folder, which holds settings.ini and nbs/.')
+    raise FileNotFoundError(f'No repository around {Path.cwd()}: run from inside the cloned folder, '
+                            'which holds settings.ini and nbs/.')
 
 def resolve(path: str) -> Path:  # Absolute path
     "`path` as it is when absolute, otherwise below the repository's root."
@@ -70,11 +72,27 @@ class SampleOrder:
         return self._epochs[epoch][offset]
     def batch(self, step: int, n: int) -> list: return [self[step*n + i] for i in range(n)]
 
+# %% ../nbs/0_base/00_core.ipynb #5dfc23b7
+def process_share() -> tuple:  # (rank, world)
+    "This process's place among those that a launcher (torchrun, accelerate) started."
+    return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+
+# %% ../nbs/0_base/00_core.ipynb #a3af878e
+def in_parallel(
+    function,  # Called with one item, in a thread
+    items,
+    chunk: int = 32,  # Number of items that are begun together
+):  # Generator of results
+    "Results of `function` in order, computed by threads, at most one chunk ahead."
+    items = list(items)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(items), chunk): yield from pool.map(function, items[start:start + chunk])
+
 # %% ../nbs/0_base/00_core.ipynb #a970717d
 @contextlib.contextmanager
 def atomic_path(
     path,
-    sync: bool = True,  # Wait until it is on the disk; not worth it for thousands of small files that are quickly made again
+    sync: bool = True,  # Wait until it is on the disk; not worth it for thousands of small files, quickly made again
 ):
     "Yields a temporary path beside `path`; renames it to `path` if the block ends well, removes it if not."
     path = Path(path)
@@ -92,6 +110,7 @@ def write_text(path, text: str):
     "Write text atomically."
     with atomic_path(path) as temporary: temporary.write_text(text, encoding='utf-8')
 
+# %% ../nbs/0_base/00_core.ipynb #a20a32ef
 def write_json(path, value):
     "Write JSON atomically, indented, keys in the order given."
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + '\n')
@@ -99,20 +118,32 @@ def write_json(path, value):
 def read_json(path):
     "Read a JSON file; an unreadable one is named in the error."
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except json.JSONDecodeError as error: raise ValueError(f'{path} is not valid JSON (line {error.lineno}: {error.msg}): delete it and run the step that makes it again.') from None
-
-def read_jsonl(path) -> list:  # One value a line
-    "Read a JSON-lines file; a broken line is named by its number."
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding='utf-8').split('\n'), 1):  # not splitlines: a caption may hold U+2028
-        if not line.strip(): continue
-        try: rows.append(json.loads(line))
-        except json.JSONDecodeError as error: raise ValueError(f'{path}, line {number}: not valid JSON ({error.msg}).') from None
-    return rows
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is not valid JSON (line {error.lineno}: {error.msg}): '
+                         'delete it and run the step that makes it again.') from None
 
 def write_jsonl(path, rows):
     "Write rows as JSON lines, atomically."
     write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
+
+def read_jsonl(path) -> list:  # One value a line
+    "Read a JSON-lines file; a broken line is named by its number."
+    rows = []
+    lines = Path(path).read_text(encoding='utf-8').split('\n')  # not splitlines: a caption may hold U+2028
+    for number, line in enumerate(lines, 1):
+        if not line.strip(): continue
+        try: rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{path}, line {number}: not valid JSON ({error.msg}).') from None
+    return rows
+
+# %% ../nbs/0_base/00_core.ipynb #54163965
+def image_name(
+    prompt_id,  # Number or name of the prompt
+    round: int,  # Which of the pictures of this prompt, from 0
+) -> str:
+    "Name of a picture's file."
+    return f'{prompt_id}_{round}.png'
 
 # %% ../nbs/0_base/00_core.ipynb #6020e11e
 def file_sha256(path) -> str:  # Hex digest
@@ -121,9 +152,16 @@ def file_sha256(path) -> str:  # Hex digest
 
 def git_commit() -> str:  # Hash, with "+changes" when the tree differs from it; "" outside git
     "The commit the code was run from."
-    def git(*args): return subprocess.run(['git', *args], cwd=repo_root(), capture_output=True, text=True, check=True).stdout.strip()
+    def git(*args):
+        done = subprocess.run(['git', *args], cwd=repo_root(), capture_output=True, text=True, check=True)
+        return done.stdout.strip()
     try: return git('rev-parse', 'HEAD') + ('+changes' if git('status', '--porcelain', '-uno') else '')
     except (subprocess.CalledProcessError, FileNotFoundError): return ''
+
+def default_device() -> str:  # "cuda", "mps" or "cpu"
+    "The fastest device that is here."
+    if torch.cuda.is_available(): return 'cuda'
+    return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def device_name(device=None) -> str:  # Such as "cpu: AMD EPYC, 2 threads" or "cuda: NVIDIA H100"
     "The device in words."
@@ -133,11 +171,7 @@ def device_name(device=None) -> str:  # Such as "cpu: AMD EPYC, 2 threads" or "c
     except (OSError, StopIteration): model = platform.processor() or platform.machine()
     return f'{device.type}: {model}, {torch.get_num_threads()} threads'
 
-def default_device() -> str:  # "cuda", "mps" or "cpu"
-    "The fastest device that is here."
-    if torch.cuda.is_available(): return 'cuda'
-    return 'mps' if torch.backends.mps.is_available() else 'cpu'
-
+# %% ../nbs/0_base/00_core.ipynb #fd9af061
 def provenance(
     params: dict = None,  # Parameters of the step
     inputs: list = (),  # Files the step read
@@ -167,12 +201,13 @@ class Progress:
         self.last = now
         self._print(note)
     def _print(self, note):
-        rate = self.rate()
-        left = f', {_clock((self.total - self.done)/rate)} left' if rate > 0 and self.done < self.total else ''
-        took = f', took {_clock(time.monotonic() - self.start)}' if self.done >= self.total else ''
-        line = f'{self.name}: {self.done}/{self.total} {self.unit}s, {rate:.3g} a second{left}{took}{", " + note if note else ""}'
-        end = '\n' if not self.live or self.done >= self.total else ''
-        print(('\r\x1b[K' if self.live else '') + line, end=end, file=self.file, flush=True)
+        rate, whole = self.rate(), self.done >= self.total
+        parts = [f'{self.name}: {self.done}/{self.total} {self.unit}s', f'{rate:.3g} a second']
+        if rate > 0 and not whole: parts.append(f'{_clock((self.total - self.done)/rate)} left')
+        if whole: parts.append(f'took {_clock(time.monotonic() - self.start)}')
+        if note: parts.append(note)
+        end = '\n' if not self.live or whole else ''
+        print(('\r\x1b[K' if self.live else '') + ', '.join(parts), end=end, file=self.file, flush=True)
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(math.ceil(seconds)), 60)
@@ -180,6 +215,8 @@ def _clock(seconds: float) -> str:
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 # %% ../nbs/0_base/00_core.ipynb #6b03f645
+_KINDS = dict(int=int, float=float, str=str, bool=bool, tuple=tuple, dict=dict)
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     "Base of all settings: frozen, types checked, names checked."
@@ -198,7 +235,8 @@ class Settings:
     def to_dict(self) -> dict: return dataclasses.asdict(self)
 
 def check_type(field, value):
-    kind = field.type if isinstance(field.type, type) else {'int': int, 'float': float, 'str': str, 'bool': bool, 'tuple': tuple, 'dict': dict}[field.type]
+    "The value of a dataclass's field, refused where its type is another."
+    kind = field.type if isinstance(field.type, type) else _KINDS[field.type]
     if kind is float and type(value) is int: return float(value)
     if kind is tuple and type(value) is list: return tuple(value)
     if type(value) is kind: return value
@@ -206,27 +244,14 @@ def check_type(field, value):
     raise TypeError(f'{field.name}: expected {kind.__name__}, got {value!r}{hint}.')
 
 def _closest(name: str, known) -> str:
-    import difflib
     match = difflib.get_close_matches(name, known, 1)
     return f', did you mean {match[0]!r}?' if match else f'; known are {", ".join(sorted(known))}'
 
-# %% ../nbs/0_base/00_core.ipynb #a3af878e
-def in_parallel(function, items, chunk: int = 32):
-    "Results of `function` in order, computed by threads, at most one chunk ahead."
-    items = list(items)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(items), chunk): yield from pool.map(function, items[start:start + chunk])
-
-# %% ../nbs/0_base/00_core.ipynb #5dfc23b7
-def process_share() -> tuple:  # (rank, world)
-    "This process's place among those that a launcher (torchrun, accelerate) started."
-    return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-
-# %% ../nbs/0_base/00_core.ipynb #54163965
-def image_name(prompt_id, round: int) -> str: return f'{prompt_id}_{round}.png'
-
 # %% ../nbs/0_base/00_core.ipynb #ae10d1be
-def some_of(items, most: int = 5) -> str:
+def some_of(
+    items,  # Anything printable
+    most: int = 5,  # Number of items to name
+) -> str:
     "The first few items in words."
     items = list(items)
     return ', '.join(map(str, items[:most])) + (f' and {len(items) - most} more' if len(items) > most else '')

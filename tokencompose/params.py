@@ -13,9 +13,12 @@ def injected_names(
     history: list,  # Sources of the cells that ran so far, as in IPython's `In`
 ) -> list:  # Names in the order in which they were passed
     "The names that papermill assigned."
-    cells = [source for source in history if source.lstrip().startswith('# Parameters')]
-    targets = [t for source in cells for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
-    return list(dict.fromkeys(t.id for t in targets if isinstance(t, ast.Name)))
+    names = []
+    for source in history:
+        if not source.lstrip().startswith('# Parameters'): continue
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign): names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+    return list(dict.fromkeys(names))
 
 # %% ../nbs/0_base/01_params.ipynb #ba0f7ac0
 _KINDS = dict(int=int, float=float, str=str, bool=bool, list=list, dict=dict)
@@ -30,8 +33,10 @@ def _typed(name: str, kind: type, value):
     raise TypeError(f'Parameter {name}: expected {kind.__name__}, got {value!r}{hint}.')
 
 def _kind(name: str, annotation) -> type:
+    "The type that an annotation names."
     kind = _KINDS.get(annotation if isinstance(annotation, str) else getattr(annotation, '__name__', ''))
-    if kind is None: raise TypeError(f'Parameter {name}: annotate it with one of {", ".join(_KINDS)}, not {annotation!r}.')
+    if kind is None:
+        raise TypeError(f'Parameter {name}: annotate it with one of {", ".join(_KINDS)}, not {annotation!r}.')
     return kind
 
 # %% ../nbs/0_base/01_params.ipynb #93075ba1
@@ -41,12 +46,15 @@ def check_params(
 ) -> dict:  # Name -> value of every parameter, in order
     "The parameters of this notebook; unknown names, wrong types and values outside the choices are refused."
     declared = namespace.get('__annotations__', {})
-    if not declared: raise ValueError('This notebook declares no parameters: run the cell tagged `parameters` first (name: type = value).')
+    if not declared:
+        raise ValueError('This notebook declares no parameters: '
+                         'run the cell tagged `parameters` first (name: type = value).')
     for name in injected_names(namespace.get('In', [])):
         if name not in declared: raise ValueError(f'Unknown parameter {name!r}{_meant(name, declared)}.')
-    params = {name: _typed(name, _kind(name, annotation), namespace[name]) for name, annotation in declared.items()}
+    params = {name: _typed(name, _kind(name, kind), namespace[name]) for name, kind in declared.items()}
     for name, allowed in choices.items():
-        if params[name] not in allowed: raise ValueError(f'Parameter {name}: {params[name]!r} is not one of {", ".join(map(str, allowed))}.')
+        if params[name] not in allowed:
+            raise ValueError(f'Parameter {name}: {params[name]!r} is not one of {", ".join(map(str, allowed))}.')
     return params
 
 def _meant(name: str, known) -> str:

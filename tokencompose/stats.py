@@ -27,19 +27,25 @@ def bootstrap_means(
         out.append(_ratio((values*weights)[picked].sum(1), weights[picked].sum(1)))
     return np.concatenate(out)
 
-def _values_and_weights(values, weights):
-    values = np.asarray(values, dtype=float)
-    if values.ndim == 0 or len(values) == 0: raise ValueError('There are no units to average: the list of values is empty.')
-    if not np.isfinite(values).all(): raise ValueError(f'{(~np.isfinite(values)).sum()} of {values.size} values are not finite: leave undefined units out (weight 0, value 0) before averaging.')
-    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
-    if len(weights) != len(values): raise ValueError(f'{len(values)} values but {len(weights)} weights: give one weight for each unit.')
-    if (weights < 0).any(): raise ValueError('A weight is negative: weights count how much a unit holds.')
-    if weights.ndim < values.ndim: weights = weights.reshape(weights.shape + (1,)*(values.ndim - weights.ndim))
-    return values, np.broadcast_to(weights, values.shape)
-
 def _ratio(top, bottom):
     "`top/bottom`, not a number where nothing was drawn."
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) > 0)
+
+# %% ../nbs/0_base/05_stats.ipynb #58a2566b
+def _values_and_weights(values, weights):
+    "Both as arrays of one shape, checked."
+    values = np.asarray(values, dtype=float)
+    if values.ndim == 0 or len(values) == 0:
+        raise ValueError('There are no units to average: the list of values is empty.')
+    if not np.isfinite(values).all():
+        raise ValueError(f'{(~np.isfinite(values)).sum()} of {values.size} values are not finite: '
+                         'leave undefined units out (weight 0, value 0) before averaging.')
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    if len(weights) != len(values):
+        raise ValueError(f'{len(values)} values but {len(weights)} weights: give one weight for each unit.')
+    if (weights < 0).any(): raise ValueError('A weight is negative: weights count how much a unit holds.')
+    if weights.ndim < values.ndim: weights = weights.reshape(weights.shape + (1,)*(values.ndim - weights.ndim))
+    return values, np.broadcast_to(weights, values.shape)
 
 # %% ../nbs/0_base/05_stats.ipynb #fe0090e8
 class Interval(NamedTuple):
@@ -61,16 +67,22 @@ def bootstrap_interval(
     mean = _ratio((values*weights).sum(0), weights.sum(0))
     return _interval(mean, bootstrap_means(values, weights, draws, seed), values, weights, level, bounds)
 
+# %% ../nbs/0_base/05_stats.ipynb #64324c63
 def _interval(mean, means, values, weights, level, bounds) -> Interval:
     "Percentiles of resampled means, and what to say where they say nothing."
     alpha, units = 1 - level, (weights > 0).sum(0)
     low, high = _percentiles(means, alpha)
-    for end, other in ((0, 1), (1, 0)) if bounds else ():
-        stuck = ((values == bounds[end]) | (weights == 0)).all(0)
-        reach = bounds[end] + (bounds[other] - bounds[end])*_missed(units, alpha)
-        low, high = (low, np.where(stuck, reach, high)) if end == 0 else (np.where(stuck, reach, low), high)
+    if bounds:
+        bottom, top = bounds
+        reach = (top - bottom)*_missed(units, alpha)
+        high = np.where(_all_at(bottom, values, weights), bottom + reach, high)
+        low = np.where(_all_at(top, values, weights), top - reach, low)
     low, high = np.where(units > 1, low, np.nan), np.where(units > 1, high, np.nan)
     return Interval(*(x.item() if np.ndim(x) == 0 else x for x in (mean, low, high)))
+
+def _all_at(end, values, weights):
+    "Whether every unit that counts sits at this end of the scale."
+    return ((values == end) | (weights == 0)).all(0)
 
 def _missed(units, alpha):
     "The largest share of successes that so many units can all miss (exact binomial)."
@@ -91,7 +103,9 @@ def paired_interval(
 ) -> Interval:  # Mean of values - baseline with its interval
     "Bootstrap interval of the mean difference between two methods on the same units."
     values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
-    if values.shape != baseline.shape: raise ValueError(f'The methods have scores of shape {values.shape} and {baseline.shape}: a paired difference needs the same units for both.')
+    if values.shape != baseline.shape:
+        raise ValueError(f'The methods have scores of shape {values.shape} and {baseline.shape}: '
+                         'a paired difference needs the same units for both.')
     return bootstrap_interval(values - baseline, **kwargs)
 
 # %% ../nbs/0_base/05_stats.ipynb #1bc55297
@@ -117,25 +131,41 @@ def seeds_interval(
 # %% ../nbs/0_base/05_stats.ipynb #a68e014c
 def seeds_difference(
     values,  # Score of each unit in each training run, (seeds, units)
-    baseline,  # The other recipe's, (its seeds, units), the same units in the same order
+    baseline,  # The other method's, (its seeds, units), the same units in the same order
     weights=None,  # Weight of each unit
     level: float = .95,
     draws: int = 2000,
     seed: int = 0,
     paired: bool = False,  # Run k of both sides had the same training seed: resample runs for both sides together too
-    bounds: tuple = None,  # Ends of the scale such as (0, 100), for recipes that agree on every unit
+    bounds: tuple = None,  # Ends of the scale such as (0, 100), for methods that agree on every unit
 ) -> Interval:  # Mean of values - baseline
     "Interval of a difference: units are resampled for both sides together, training seeds on each side or in pairs."
-    values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
-    if values.ndim != 2 or baseline.ndim != 2 or values.shape[1] != baseline.shape[1]: raise ValueError(f'The recipes have scores of shape {values.shape} and {baseline.shape}: expected (seeds, units) with the same units.')
-    if paired and len(values) != len(baseline): raise ValueError(f'{len(values)} runs cannot be paired with {len(baseline)}: give one run of each recipe for every training seed.')
+    values, baseline = _check_sides(values, baseline, paired)
     by_unit, weights = _values_and_weights(np.concatenate([values, baseline]).T, weights)
-    means = bootstrap_means(by_unit, weights, draws, seed)
-    sides = means[:, :len(values)], means[:, len(values):]
-    picked = [keyed_rng(seed, 'runs', 0 if paired else side, s.shape[1]).integers(0, s.shape[1], s.shape) for side, s in enumerate(sides)]
-    differences = np.subtract(*(np.take_along_axis(s, p, 1).mean(1) for s, p in zip(sides, picked)))
+    runs, weight = len(values), weights[:, 0]
     mean = _ratio((by_unit*weights).sum(0), weights.sum(0))
-    interval = _interval(mean[:len(values)].mean() - mean[len(values):].mean(), differences, by_unit[:, 0], weights[:, 0], level, None)
-    if not bounds or not (by_unit == by_unit[:, :1])[weights[:, 0] > 0].all(): return interval
-    reach = float((bounds[1] - bounds[0])*_missed((weights[:, 0] > 0).sum(), 1 - level))
+    means = bootstrap_means(by_unit, weights, draws, seed)  # (draws, seeds of both sides)
+    ours = _over_runs(means[:, :runs], seed, 0)
+    theirs = _over_runs(means[:, runs:], seed, 0 if paired else 1)
+    difference = mean[:runs].mean() - mean[runs:].mean()
+    interval = _interval(difference, ours - theirs, by_unit[:, 0], weight, level, None)
+    agree = (by_unit == by_unit[:, :1])[weight > 0].all()
+    if not bounds or not agree: return interval
+    reach = float((bounds[1] - bounds[0])*_missed((weight > 0).sum(), 1 - level))
     return Interval(interval.mean, -reach, reach)
+
+def _over_runs(means, seed, side):
+    "Mean over training runs that are drawn anew for each resample."
+    picked = keyed_rng(seed, 'runs', side, means.shape[1]).integers(0, means.shape[1], means.shape)
+    return np.take_along_axis(means, picked, 1).mean(1)
+
+def _check_sides(values, baseline, paired):
+    "Both sides as arrays (seeds, units) of the same units."
+    values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    if values.ndim != 2 or baseline.ndim != 2 or values.shape[1] != baseline.shape[1]:
+        raise ValueError(f'The methods have scores of shape {values.shape} and {baseline.shape}: '
+                         'expected (seeds, units) with the same units.')
+    if paired and len(values) != len(baseline):
+        raise ValueError(f'{len(values)} runs cannot be paired with {len(baseline)}: '
+                         'give one run of each method for every training seed.')
+    return values, baseline

@@ -6,15 +6,19 @@
 __all__ = ['COCO_80', 'ADE20K_100', 'WORLD_COCO', 'WORLD_ADE']
 
 # %% ../../nbs/0_base/02_data.classes.ipynb #ed38e658
-COCO_80 = tuple('''
+def _names(text: str) -> tuple:
+    "Names between commas; a line may end anywhere."
+    return tuple(text.replace('\n', ' ').strip().split(', '))
+
+COCO_80 = _names('''
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking
 meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie,
 suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis
 racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog,
 pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell
-phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush'''.replace('\n', ' ').strip().split(', '))
+phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush''')
 
-ADE20K_100 = tuple('''
+ADE20K_100 = _names('''
 bed, windowpane, cabinet, person, door, table, curtain, chair, car, painting, sofa, shelf, mirror, armchair, seat,
 fence, desk, wardrobe, lamp, bathtub, railing, cushion, box, column, signboard, chest of drawers, counter, sink,
 fireplace, refrigerator, stairs, case, pool table, pillow, screen door, bookcase, coffee table, toilet, flower, book,
@@ -22,8 +26,11 @@ bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, ar
 truck, chandelier, awning, streetlight, booth, television receiver, airplane, apparel, pole, bannister, ottoman,
 bottle, van, ship, fountain, washer, plaything, stool, barrel, basket, bag, minibike, oven, ball, food, step, trade
 name, microwave, pot, animal, bicycle, dishwasher, screen, sculpture, hood, sconce, vase, traffic light, tray, ashcan,
-fan, plate, monitor, bulletin board, radiator, glass, clock, flag'''.replace('\n', ' ').strip().split(', '))
+fan, plate, monitor, bulletin board, radiator, glass, clock, flag''')
 
 # %% ../../nbs/0_base/02_data.classes.ipynb #7379c57f
-WORLD_COCO = ('apple', 'banana', 'boat', 'book', 'broccoli', 'car', 'cat', 'clock', 'donut', 'elephant', 'hot dog', 'pizza', 'stop sign', 'teddy bear', 'umbrella', 'vase')
-WORLD_ADE = ('airplane', 'ball', 'boat', 'book', 'box', 'car', 'chair', 'clock', 'door', 'flag', 'flower', 'palm', 'traffic light', 'vase')
+WORLD_COCO = _names('''
+apple, banana, boat, book, broccoli, car, cat, clock, donut, elephant, hot dog, pizza, stop sign, teddy bear,
+umbrella, vase''')
+WORLD_ADE = _names('''
+airplane, ball, boat, book, box, car, chair, clock, door, flag, flower, palm, traffic light, vase''')
