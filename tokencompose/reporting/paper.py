@@ -17,5 +17,5 @@ PAPER_SOURCE = 'TokenCompose (CVPR 2024), Table'
 def paper_numbers() -> pd.DataFrame:  # Columns of the file, and source; std is not a number where none is printed
     "All published numbers of Tables 1 to 5, one a row."
     with (resources.files('tokencompose.reporting')/'paper.csv').open(encoding='utf-8') as file:
-        numbers = pd.read_csv(file, float_precision='round_trip')
+        numbers = pd.read_csv(file, dtype=dict(value=str, std=str)).astype(dict(value=float, std=float))
     return numbers.assign(source=[f'{PAPER_SOURCE} {table}' for table in numbers.table])
