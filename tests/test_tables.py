@@ -1,0 +1,258 @@
+"Tables, differences and claims from result files."
+import math
+
+import pytest
+from PIL import Image
+
+from tokencompose.core import image_name, write_json
+from tokencompose.methods import METHODS, rows
+from tokencompose.reporting import tables
+from tokencompose.reporting.results import toy_result
+from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, difference_frame, paired_difference
+from tokencompose.reporting.tables import TABLE4_COLUMNS, ablation_columns, format_difference, format_seconds, format_value
+from tokencompose.reporting.tables import grounding_frame, method_points, pictures_grid, points_frame, run_label
+from tokencompose.reporting.tables import table1_frame, table2_frame, table3_frame, table4_frame
+
+PAPER = 'paper (SD 1.4, 512 px)'
+MG2, MG3 = ('multigen_coco', 'MG2'), ('multigen_coco', 'MG3')
+OBJECTIVES = ['frozen', 'denoise', 'pixel', 'token', 'tokencompose']
+
+frozen = toy_result('frozen', ((1, 2), (1, 1)))
+runs = [toy_result('token', ((3, 2), (2, 1)), seed=0), toy_result('token', ((3, 3), (1, 1)), seed=1)]
+control = toy_result('denoise', ((1, 2), (1, 1)))  # a baseline that was not trained
+controls = [control | dict(seed=s) for s in (0, 1)]
+
+
+def toy_daam(method, score, judge='DAAM, 25 steps'):
+    values = {name: score for _, name in TABLE4_COLUMNS}
+    return dict(metric='daam', method=method, profile='mini', seed=None, n=dict(images=2), values=values,
+                intervals={name: [score - .1, score + .1] for name in values},
+                units=dict(ids=['1', '2'], values={name: [score - .1, score + .1] for name in values}),
+                cost=dict(seconds=60., peak_memory_mb=None), provenance={}, judge=judge)
+
+
+# ---- texts
+
+def test_values_as_texts():
+    assert format_value(62.5, 50, 75) == '62.5 [50.0, 75.0]'
+    assert format_value(98.08, std=.4, digits=2) == '98.08 ± 0.40'
+    assert format_value(62.5, 0, 100, seeds=(2, 50, 75)) == '62.5 [0.0, 100.0] (2 seeds: 50.0 to 75.0)'
+    assert format_value(62.5, 50, 75, seeds=(1, 62.5, 62.5)) == '62.5 [50.0, 75.0]'
+    assert [format_value(math.nan), format_value(None), format_value(.58761, digits=4)] == ['not run', 'not run', '0.5876']
+
+
+def test_seconds_as_texts():
+    given = (.034, 60, 600, 36000, math.nan)
+    assert [format_seconds(s) for s in given] == ['0.034 s', '60 s', '10 min', '10 h', 'not run']
+
+
+def test_rows_are_called_as_the_table_of_methods_says():
+    assert run_label('token-seed1') == '+ token loss, seed 1' and run_label('frozen') == METHODS['frozen'].label
+    assert run_label('my_own') == 'my_own'
+    assert compare_frame([], ['my_own'], [MG2], 1, profile='mini').index.tolist() == ['my_own']
+    assert compare_frame([], ['token'], [MG2], 1, profile='mini', labels=dict(token='mine')).index.tolist() == ['mine']
+
+
+def test_only_table_2_has_numerals():
+    two = table2_frame([], profile='mini').index.tolist()
+    assert two == [METHODS[m].numbered for m in rows('table2')]
+    assert two[:5] == ['(i) frozen base model', '(ii) denoising loss only', '(iii) + pixel loss', '(iv) + token loss',
+                       'Ours: TokenCompose (both losses)'] and all(label.startswith('(v) ') for label in two[5:])
+    for number, frame in ((1, table1_frame), (3, table3_frame), (4, table4_frame)):
+        assert frame([], profile='mini').index.tolist() == [METHODS[m].label for m in rows(f'table{number}')]
+
+
+# ---- side by side
+
+def test_the_groups_of_columns_and_their_cells():
+    frame = table2_frame([frozen, *runs], [MG2, MG3], OBJECTIVES)
+    assert frame.columns.get_level_values(0).unique().tolist() == [PAPER, 'mini', 'cost (mini)']
+    assert frame.iloc[:, 0].tolist() == ['90.72 ± 1.33', 'not reported', 'not reported', 'not reported', '98.08 ± 0.40']
+    assert frame.iloc[:, 1].tolist() == ['50.74 ± 0.89', '63.21', '61.95', '71.61', '76.16']
+    own = frame['mini'].iloc[:, 0].tolist()
+    assert own == ['25.0 [0.0, 50.0]', 'not run', 'not run', '62.5 [0.0, 100.0] (2 seeds: 50.0 to 75.0)', 'not run']
+    assert frame['cost (mini)', 'drawing and judging'].tolist() == ['60 s', 'not run', 'not run', '60 s', 'not run']
+    assert frame['cost (mini)', 'peak memory'].tolist() == ['not measured', 'not run', 'not run', 'not measured', 'not run']
+    assert frame.attrs['judges'] == ['toy judge']
+
+
+def test_what_cannot_share_a_table_is_refused():
+    quick = toy_result('token', ((1, 1), (1, 1)), profile='quick')
+    with pytest.raises(ValueError, match='one profile, got mini, quick'): table2_frame([frozen, quick])
+    with pytest.raises(ValueError, match='cannot share a column'): table2_frame([frozen, runs[0] | dict(judge='another')])
+    with pytest.raises(ValueError, match='name it'): table2_frame([])
+    with pytest.raises(ValueError, match='cannot share a column'):
+        table4_frame([toy_daam('frozen', .4), toy_daam('tokencompose', .5, 'DAAM, 50 steps')])
+
+
+def test_table_1():
+    one = table1_frame([frozen], 'clip')
+    assert one.shape == (7, 12 + 13 + 2)
+    far = [[head for group, head in one.columns if group == side and 'F' in head] for side in (PAPER, 'mini')]
+    assert far == [['COCO FID ↓', 'Flickr30K FID ↓'], ['COCO Fréchet (CLIP) FD ↓', 'Flickr30K Fréchet (CLIP) FD ↓']]
+    row = one.loc[METHODS['denoise'].label, PAPER]  # from Table 2, which has no MG2
+    assert row[['VISOR OA ↑', 'COCO MG3 ↑', 'COCO MG2 ↑', 'COCO FID ↓']].tolist() == ['38.02', '63.21', 'not reported', '23.04']
+    assert one.loc[METHODS['tokencompose'].label, PAPER].tolist()[:2] == ['52.15', '98.08 ± 0.40']
+    assert one['mini', 'COCO MG2 ↑'].tolist() == ['25.0 [0.0, 50.0]', *['not run']*6]
+    assert one['mini', 'latency, ratio ↓'].eq('not run').all()
+    with pytest.raises(ValueError, match="'resnet' is not one of inception, clip"): table1_frame([frozen], 'resnet')
+
+
+def test_table_2_whole():
+    whole = table2_frame([], profile='mini')
+    assert whole.shape == (9, 8 + 8 + 2)
+    last = ['49.89', '73.80', '26.28', '2.76', '75.49', '33.47', '5.87', '20.45']
+    assert whole.iloc[-1].tolist()[:8] == last
+    assert set(whole['mini'].values.ravel()) == {'not run'}
+
+
+def test_the_columns_of_some_benchmarks():
+    columns = ablation_columns('clip', ('coco_captions', 'multigen_ade20k'))
+    assert columns == [*(('multigen_ade20k', f'MG{k}') for k in (3, 4, 5)), ('frechet_coco', 'FD')]
+
+
+def test_tables_3_and_5():
+    three = table3_frame([], profile='mini_v', cost=False)
+    assert three.iloc[1].tolist()[:8] == ['55.09', '76.43', '32.07', '4.73', '77.60', '37.09', '7.78', '20.55']
+    assert three.columns[0] == ('paper (SD 2.1, 768 px)', 'VISOR OA ↑')
+    columns = [('compbench', 'color'), ('compbench', 'complex')]
+    five = compare_frame([], rows('table5'), columns, 5, profile='mini', cost=False)
+    assert five.iloc[2].tolist() == ['0.5055', '0.2937', 'not run', 'not run']
+
+
+def test_table_4():
+    four = table4_frame([toy_daam('frozen', .4), toy_daam('tokencompose', .5)])
+    assert four.columns.tolist()[:3] == [(PAPER, 'DAAM mIoU ↑'), ('mini', 'DAAM mIoU ↑'), ('mini', 'DAAM iou_0.3 ↑')]
+    assert four.shape == (3, 1 + 6 + 2) and four.iloc[:, 0].tolist() == ['0.5371', '0.5412', '0.5876']
+    assert four['mini', 'DAAM mIoU ↑'].tolist() == ['0.400 [0.300, 0.500]', 'not run', '0.500 [0.400, 0.600]']
+    assert four.attrs['judges'] == ['DAAM, 25 steps']
+    assert set(table4_frame([], profile='mini')['mini'].values.ravel()) == {'not run'}
+
+
+# ---- differences
+
+def cell(results, method='token', **kwargs): return difference_frame(results, [method], [MG2], **kwargs).iloc[0, 0]
+
+
+def test_a_difference_of_two_runs():
+    difference = difference_frame([control, runs[0]], ['token', 'pixel'], [MG2, ('multigen_coco', 'MG1')])
+    # prompts 100, 50 against 50, 0: by 50 each; in MG1 all are alike, and two prompts can miss 84 %
+    assert difference.iloc[0].tolist() == ['+50.0 [50.0, 50.0]', '+0.0 [-84.2, 84.2]']
+    assert difference.iloc[1].tolist() == ['not run', 'not run']
+    assert difference.index.name == 'minus denoising loss only'
+
+
+def test_runs_are_paired_by_seed():
+    assert cell([*controls, *runs]) == '+37.5 [0.0, 50.0] (2 seeds: +25.0 to +50.0)'  # 75 and 50, each minus 25
+    assert cell([controls[0], *runs]) == cell([controls[0], runs[0]])  # seed 1 has no control: what is compared is seed 0
+    assert cell([*reversed(controls), *runs]) == cell([*controls, *reversed(runs)]) == cell([*controls, *runs])
+
+
+def test_one_side_without_seeds_is_subtracted_from_every_run():
+    assert cell([control, *runs]).endswith('(2 seeds: +25.0 to +50.0)')
+    one = toy_result('pixel', ((3, 2), (2, 1)))
+    assert cell([one, *controls], 'pixel').endswith('(2 seeds: +50.0 to +50.0)')
+
+
+def test_seeds_that_have_nothing_in_common_leave_the_difference_of_means():
+    others = [r | dict(seed=s) for r, s in zip(controls, (5, 6))]
+    difference = paired_difference([*others, *runs], 'token', 'denoise', *MG2)
+    assert len(difference.each) == 1 and difference.mean == 37.5 and difference.low < 37.5 < difference.high
+
+
+def test_without_scores_of_prompts_there_is_no_interval():
+    bare = {k: v for k, v in control.items() if k != 'units'}
+    assert cell([bare, runs[0]]) == '+50.0 (no interval)'
+
+
+def test_what_was_not_run():
+    assert difference_frame([], ['token'], [('visor', 'OA')]).iloc[0, 0] == 'not run'
+    assert cell([control, *runs], 'layers_mid8_up16', baseline='layers_up16') == 'not run'  # others were
+    assert format_difference(None) == 'not run'
+
+
+def test_a_difference_of_what_does_not_belong_together_is_refused():
+    with pytest.raises(ValueError, match='one profile'): cell([control, runs[0] | dict(profile='quick')])
+    other = toy_result('token', ((3, 2), (2, 1)), seed=2)
+    other['units'] = other['units'] | dict(ids=[0, 7])
+    with pytest.raises(ValueError, match='different prompts'): cell([control, other])
+
+
+# ---- claims
+
+def verdicts(results, *columns, method='token', table=2):
+    return claims_frame(results, [Claim('it helps', method, 'denoise', columns)], table, fill_from=(1,)).verdict.tolist()
+
+
+def test_a_verdict_says_direction_and_whether_it_is_settled():
+    assert verdicts([control, runs[0]], MG3) == ['as in the paper, not settled']
+    better = toy_result('token', ((3, 3), (3, 3)))
+    assert verdicts([toy_result('denoise', ((2, 2), (2, 1))), better], MG3) == ['as in the paper, settled']
+    assert verdicts([toy_result('denoise', ((3, 3), (3, 2))), toy_result('token', ((2, 2), (2, 1)))], MG3) == ['not as in the paper, settled']
+    assert verdicts([control, better], MG2) == ['settled']  # Table 2 has no MG2
+    assert verdicts([], MG3) == ['not run']
+    bare = {k: v for k, v in control.items() if k != 'units'}
+    assert verdicts([bare, runs[0]], MG3) == ['as in the paper, not settled']  # no interval settles nothing
+
+
+def test_a_distance_is_compared_with_the_papers_own():
+    "Less far in FID there, less far in another Fréchet distance here."
+    values = [dict(values=dict(FD=v), units=dict(ids=[0, 1], values=dict(FD=[v, v])), intervals={}, std={}) for v in (.09, .08)]
+    results = [toy_result(m, ((1, 1), (1, 1)), metric='frechet_coco', **v) for m, v in zip(('denoise', 'token'), values)]
+    frame = claims_frame(results, [Claim('as real', 'token', 'denoise', (('frechet_coco', 'FD'),))], 2)
+    assert frame.paper.tolist() == ['-2.44'] and frame.verdict.tolist() == ['as in the paper, settled']
+
+
+def test_the_papers_differences_are_those_of_its_tables():
+    pairs = [('denoise', 'frozen'), ('token', 'denoise'), ('tokencompose', 'token')]
+    frame = claims_frame([], [Claim('', *pair, (MG3,)) for pair in pairs], 2, fill_from=(1,))
+    assert frame.paper.tolist() == ['+12.47', '+8.40', '+4.55']
+    assert frame.difference.tolist()[1] == '+ token loss − denoising loss only'
+
+
+# ---- to look at
+
+def test_points_in_the_order_of_the_tables():
+    points = points_frame([*runs, frozen, control | dict(metric='grounding')], OBJECTIVES, ['MG2'])
+    assert points[['method', 'row', 'value']].values.tolist() == [['frozen', 'coco MG2', 25.], ['token', 'coco MG2', 62.5]]
+    assert len(points_frame([], OBJECTIVES, ['MG2'])) == 0
+    unordered = [frozen | dict(metric=metric) for metric in ('multigen_ade20k', 'multigen_coco', 'visor')]
+    assert points_frame(unordered, OBJECTIVES, ['MG2']).row.tolist() == ['visor MG2', 'coco MG2', 'ade20k MG2']
+
+
+def test_every_method_keeps_its_colour_and_label():
+    from matplotlib.colors import to_hex
+    figure = method_points(points_frame([*runs, frozen], OBJECTIVES, ['MG1', 'MG2']))
+    assert [to_hex(line.get_color()) for line in figure.axes[0].lines] == [METHODS[m].color for m in ('frozen', 'token')]
+    assert [to_hex(bars.get_color()[0]) for bars in figure.axes[0].collections] == [METHODS[m].color for m in ('frozen', 'token')]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [METHODS[m].label for m in ('frozen', 'token')]
+    assert method_points(points_frame([], OBJECTIVES, ['MG2'])) is None
+
+
+def test_grounding_of_the_methods_that_were_probed():
+    probed = [r | dict(metric='grounding') for r in (runs[0], frozen)]
+    frame = grounding_frame([*runs, *probed], OBJECTIVES)
+    assert frame.index.tolist() == [METHODS[m].label for m in ('frozen', 'token')]
+    assert frame.MG2.str.split(' ').str[0].tolist() == ['25.000', '75.000']
+    assert grounding_frame([], OBJECTIVES).shape == (0, 0)
+
+
+def test_pictures_of_the_runs_that_drew(tmp_path, capsys):
+    assert pictures_grid(tmp_path, ['frozen']) is None
+    for run, grey in (('frozen', 60), ('token-seed0', 200)):
+        place = tmp_path/run/'multigen_coco'
+        place.mkdir(parents=True)
+        write_json(place/'prompts.json', [dict(unique_id=7, text='a photo of a cat.'), dict(unique_id=8, text='a photo of a dog.')])
+        for i in (7, 8): Image.new('L', (8, 8), grey).save(place/image_name(i, 0))
+    grid = pictures_grid(tmp_path, ['frozen', 'pixel-seed0', 'token-seed0'], columns=1)
+    assert [round(float(ax.images[0].get_array().mean())) for ax in grid.axes] == [60, 200]
+    assert 'not run: pixel-seed0' in capsys.readouterr().out
+
+
+def test_tables_come_without_torch_of_their_own():
+    "Numbers and pandas are enough to make a table from records."
+    import ast
+    import inspect
+    body = ast.parse(inspect.getsource(tables)).body
+    imported = {getattr(node, 'module', None) or node.names[0].name for node in body if isinstance(node, (ast.Import, ast.ImportFrom))}
+    assert not imported & {'torch', 'diffusers', 'transformers', 'plotting', 'models'}
