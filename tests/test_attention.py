@@ -6,7 +6,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import nn
 
 from tokencompose.attention import attention_probs, CaptureProcessor, cross_attention_groups, CrossAttentionCapture
-from tokencompose.attention import map_size, relative_layers, resolve_layers, unwrap
+from tokencompose.attention import map_size, resolve_layers, unwrap
+from tokencompose.methods import relative_layers
 from tokencompose.models import tiny_unet
 
 
