@@ -1,11 +1,13 @@
 "Both implementations of the losses against plain numpy loops, on drawn cases; gradients against finite differences."
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from tokencompose.data.masks import pack_targets
-from tokencompose.losses import column_losses, grounding_losses
+from tokencompose.losses import column_losses, grounding_losses, HEAD_REDUCTIONS, pixel_loss, token_loss
 
 GRIDS = {'mid_2': (2, 3), 'up_4': (4, 6)}
 TEXT = 7
@@ -99,3 +101,146 @@ def test_gradient_is_the_slope(head_reduction, pixel):
     def loss(*leaves):
         return column_losses({g: [m] for g, m in zip(maps, leaves)}, targets, GRIDS, head_reduction=head_reduction, pixel=pixel, text_length=TEXT).weighted(1., 1.)
     assert torch.autograd.gradcheck(loss, leaves, eps=1e-7, atol=1e-6)
+
+
+# ---- one token
+
+@pytest.mark.parametrize('head_reduction', HEAD_REDUCTIONS)
+def test_uniform_attention_is_the_share_outside(head_reduction):
+    mask = (torch.arange(36) < 9).float()
+    assert token_loss(torch.full((8, 36), 1/77), mask, head_reduction).item() == pytest.approx(.75**2, abs=1e-6)
+
+
+def test_every_head_obeys_only_in_loss():
+    attn, mask = torch.rand(4, 36, generator=torch.Generator().manual_seed(0)), (torch.arange(36) < 9).float()
+    assert token_loss(attn, mask, 'loss') > token_loss(attn, mask)    # Jensen
+
+
+def test_a_column_without_attention_counts_as_outside():
+    "Below EPS = 1e-8 nothing divides by zero."
+    assert token_loss(torch.tensor([[1e-9, 0.]]), torch.tensor([1., 0.])).item() == pytest.approx(.9**2, abs=1e-6)
+    assert token_loss(torch.zeros(1, 2), torch.tensor([1., 0.])) == 1
+
+
+def test_pixel_loss_is_clamped_not_infinite():
+    assert pixel_loss(torch.tensor([0., 1.]), torch.tensor([1., 0.])).item() == pytest.approx(-math.log(1e-6), abs=.1)
+    assert pixel_loss(torch.tensor([0., 1.]), torch.tensor([0., 1.])).item() == pytest.approx(0, abs=2e-6)
+
+
+def test_pixel_loss_is_not_free_of_scale():
+    mask = (torch.arange(36) < 9).float()
+    assert pixel_loss(torch.full((36,), .1/77), mask) > pixel_loss(torch.full((36,), 1/77), mask) + .5
+
+
+# ---- batches
+
+def random_maps(batch, text=9, seed=0, heads=(2, 3), grid=((4, 6), (8, 12))):
+    "Softmax maps of two groups on non-square grids, two layers each."
+    g = torch.Generator().manual_seed(seed)
+    return {f'up_{h}': [(2*torch.randn(batch, n, h*w, text, generator=g)).softmax(-1) for _ in range(2)]
+            for n, (h, w) in zip(heads, grid)}
+
+
+SIZES = dict(up_4=(4, 6), up_8=(8, 12))
+
+
+@pytest.fixture
+def ragged():
+    "Maps, masks and tokens: nouns of one and two tokens, a noun not found, an empty mask, an image without nouns."
+    generator = torch.Generator().manual_seed(3)
+    masks = [torch.rand(n, 16, 24, generator=generator) > .8 for n in (3, 1, 0, 2)]
+    masks[3][1] = False
+    maps = {group: [m.requires_grad_() for m in layers] for group, layers in random_maps(4).items()}
+    return maps, masks, [[[1, 2], [4], []], [[8]], [], [[5], [5, 6]]]
+
+
+def packed(maps, masks, ids):
+    "Captured columns and targets."
+    targets = pack_targets(masks, ids, list(SIZES.values()))
+    return columns_of(maps, targets), targets
+
+
+def one_image(maps, masks, ids, b):
+    return {group: [m[b:b + 1] for m in layers] for group, layers in maps.items()}, masks[b:b + 1], ids[b:b + 1]
+
+
+def test_total_weighted_by_default_scales(ragged):
+    losses = grounding_losses(*ragged)
+    assert losses.weighted().item() == pytest.approx(1e-3*losses.token.item() + 5e-5*losses.pixel.item())
+
+
+def test_a_batch_of_four_is_four_batches_of_one_by_the_reference(ragged):
+    whole, ones = grounding_losses(*ragged), [grounding_losses(*one_image(*ragged, b)) for b in range(4)]
+    assert sum(o.token for o in ones).item()/4 == pytest.approx(whole.token.item(), abs=1e-6)
+    assert sum(o.pixel for o in ones).item()/4 == pytest.approx(whole.pixel.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['no nouns', 'empty mask'])
+@pytest.mark.parametrize('path', ['reference', 'columns'])
+def test_an_image_without_masks_has_zero_losses_and_gradients(ragged, kind, path):
+    maps, masks, ids = one_image(*ragged, 2)
+    if kind == 'empty mask': masks, ids = [torch.zeros(1, 16, 24, dtype=torch.bool)], [[[3]]]
+    leaves = [m for layers in ragged[0].values() for m in layers]
+    losses = grounding_losses(maps, masks, ids) if path == 'reference' else column_losses(*packed(maps, masks, ids), SIZES)
+    assert [losses.token.item(), losses.pixel.item(), losses.supervised.item()] == [0, 0, 0]
+    for grad in torch.autograd.grad(losses.weighted(1., 1.), leaves): assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_masks_that_vanish_at_some_sizes():
+    "Each of the small ones is sampled at one of the sizes, the dot at none."
+    maps = random_maps(1)
+    cat, coarse_only, fine_only, dot = torch.zeros(4, 32, 48, dtype=torch.bool)
+    cat[4:24, 6:30] = True
+    coarse_only[3, 3] = fine_only[1, 1] = dot[0, 0] = True
+    spots = [torch.stack([cat, coarse_only, fine_only, dot])], [[[3], [5], [6], [7]]]
+    slow, fast = grounding_losses(maps, *spots), column_losses(*packed(maps, *spots), SIZES)
+    assert int(slow.supervised) == int(fast.supervised) == 3
+    assert slow.token.item() == pytest.approx(fast.token.item(), abs=1e-6)
+    assert slow.pixel.item() == pytest.approx(fast.pixel.item(), abs=1e-6)
+
+
+def test_keep_smallest_adds_to_the_loss():
+    maps = random_maps(1)
+    cat, dot = torch.zeros(2, 32, 48, dtype=torch.bool)
+    cat[4:24, 6:30] = dot[0, 0] = True
+    pair = [torch.stack([cat, dot])], [[[3], [5]]]
+    assert grounding_losses(maps, *pair, keep_smallest=True).token > grounding_losses(maps, *pair).token
+
+
+def test_losses_leave_autocast_and_half_precision(ragged):
+    columns, targets = packed(*ragged)
+    exact = column_losses(columns, targets, SIZES)
+    with torch.autocast('cpu', torch.bfloat16): inside = column_losses(columns, targets, SIZES)
+    assert inside.token.dtype == torch.float32
+    assert inside.token.item() == pytest.approx(exact.token.item(), abs=1e-7)
+    assert inside.pixel.item() == pytest.approx(exact.pixel.item(), abs=1e-7)
+    half = column_losses({g: [m.bfloat16() for m in layers] for g, layers in columns.items()}, targets, SIZES)
+    assert half.pixel.dtype == torch.float32
+    assert half.token.item() == pytest.approx(exact.token.item(), abs=2e-2)
+
+
+def test_mistakes_are_named(ragged):
+    maps, masks, ids = ragged
+    columns, targets = packed(*ragged)
+    with pytest.raises(ValueError, match='head_reduction'): column_losses(columns, targets, SIZES, head_reduction='heads')
+    with pytest.raises(ValueError, match='layer_reduction'): grounding_losses(*ragged, layer_reduction='max')
+    with pytest.raises(ValueError, match='text_length'): column_losses(columns, targets, SIZES, pixel='paper')
+    with pytest.raises(ValueError, match='up_4 has maps of 6x4'): column_losses(columns, targets, dict(SIZES, up_4=(6, 4)))
+    with pytest.raises(ValueError, match='capture.select'): column_losses(maps, targets, SIZES)
+    with pytest.raises(ValueError, match='3 in masks'): grounding_losses(maps, masks[:3], ids)
+    with pytest.raises(ValueError, match='pass `sizes`'): grounding_losses({'up_3': [torch.rand(4, 1, 13, 9)]}, masks, ids)
+
+
+def test_a_step_reaches_the_keys_of_the_supervised_layers():
+    from tokencompose.attention import CrossAttentionCapture
+    from tokencompose.models import tiny_unet
+    unet, generator = tiny_unet(), torch.Generator().manual_seed(1)
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 8:40, 8:40] = True
+    targets = pack_targets([mask], [[[2, 3]]], [(4, 4), (8, 8), (16, 16)])
+    with CrossAttentionCapture(unet) as capture:
+        capture.select(targets.token_ids)
+        unet(torch.randn(1, 4, 16, 16, generator=generator), torch.tensor([300]), torch.randn(1, 9, 12, generator=generator))
+        column_losses(capture.maps, targets, capture.sizes).weighted(.1, .02).backward()
+    grad = unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight.grad
+    assert grad.isfinite().all() and grad.abs().sum() > 0

@@ -46,7 +46,7 @@ class GroundingLosses:
     pixel: torch.Tensor  # Scalar
     token_by_group: dict  # Group name -> scalar, without gradient
     pixel_by_group: dict  # Group name -> scalar, without gradient
-    supervised: torch.Tensor  # Number of nouns supervised at one map size at least; a 0-d integer tensor, so that reading it is the caller's choice
+    supervised: torch.Tensor  # Nouns supervised at one map size at least; 0-d: reading it is the caller's choice
 
     def weighted(
         self,
@@ -56,22 +56,26 @@ class GroundingLosses:
         "λ times the token loss plus γ times the pixel loss."
         return token_loss_scale*self.token + pixel_loss_scale*self.pixel
 
+# %% ../nbs/1_method/03_losses.ipynb #c3dad199
 def _check_options(**options):
     known = dict(head_reduction=HEAD_REDUCTIONS, layer_reduction=('sum', 'mean'), pixel=PIXEL_VARIANTS)
     for name, value in options.items():
-        if value not in known[name]: raise ValueError(f'{name}: {value!r} is unknown; choose from {", ".join(known[name])}.')
+        if value not in known[name]:
+            raise ValueError(f'{name}: {value!r} is unknown; choose from {", ".join(known[name])}.')
 
 def _collected(token, pixel, terms, layer_reduction, supervised) -> GroundingLosses:
     "Sums or means of group sums; `terms` counts the (token, pixel) terms of each group."
-    totals = []
-    for sums, counts in ((token, {g: t for g, (t, _) in terms.items()}), (pixel, {g: p for g, (_, p) in terms.items()})):
+    reduced = []
+    for which, sums in enumerate((token, pixel)):
         total = sum(sums.values())
-        if layer_reduction == 'mean': total, sums = total/sum(counts.values()), {g: s/counts[g] for g, s in sums.items()}
-        totals.append((total, sums))
-    (token_total, token), (pixel_total, pixel) = totals
-    return GroundingLosses(token_total, pixel_total, {g: v.detach() for g, v in token.items()}, {g: v.detach() for g, v in pixel.items()}, supervised)
+        if layer_reduction == 'mean':
+            total = total/sum(counts[which] for counts in terms.values())
+            sums = {group: value/terms[group][which] for group, value in sums.items()}
+        reduced.append((total, {group: value.detach() for group, value in sums.items()}))
+    (token, token_by_group), (pixel, pixel_by_group) = reduced
+    return GroundingLosses(token, pixel, token_by_group, pixel_by_group, supervised)
 
-# %% ../nbs/1_method/03_losses.ipynb #a213f174
+# %% ../nbs/1_method/03_losses.ipynb #3fdbb83c
 def _image_losses(
     layers: list,  # One image's maps of a group, each (heads, pixels, text length)
     nouns: list,  # Its supervised nouns, (token positions, mask (pixels,)) each
@@ -83,16 +87,20 @@ def _image_losses(
                 for attn_map in layers for token_ids, mask in nouns for i in token_ids)/len(nouns)
     means = [attn_map.mean(0) for attn_map in layers]
     if pixel == 'paper':
-        return token, sum(pixel_loss(mean[:, i], mask) for mean in means for token_ids, mask in nouns for i in token_ids)/means[0].shape[1]
+        terms = [pixel_loss(mean[:, i], mask) for mean in means for token_ids, mask in nouns for i in token_ids]
+        return token, sum(terms)/means[0].shape[1]
     mean = sum(means)/len(means)
     return token, sum(pixel_loss(mean[:, token_ids].sum(1), mask) for token_ids, mask in nouns)/len(nouns)
 
 def _size_like(mask, pixels: int) -> tuple:
     "(h, w) of a map of `pixels` positions with the proportions of the mask."
     h = round(math.sqrt(pixels*mask.shape[-2]/mask.shape[-1]))
-    if h < 1 or pixels % h: raise ValueError(f'A map of {pixels} positions does not have the proportions of a {mask.shape[-2]}x{mask.shape[-1]} mask: pass `sizes`, group name -> (h, w).')
+    if h < 1 or pixels % h:
+        raise ValueError(f'A map of {pixels} positions does not have the proportions of a '
+                         f'{mask.shape[-2]}x{mask.shape[-1]} mask: pass `sizes`, group name -> (h, w).')
     return h, pixels//h
 
+# %% ../nbs/1_method/03_losses.ipynb #a213f174
 def grounding_losses(
     attn_maps: dict,  # Group name -> list of (batch, heads, h*w, text length) probabilities, one a layer
     masks: list,  # Per image (nouns, H, W) binary masks, at the resolution of the image or any other
@@ -109,7 +117,9 @@ def grounding_losses(
     token, pix, terms, seen = {}, {}, {}, set()
     for group, maps in attn_maps.items():
         batch, _, pixels, _ = maps[0].shape
-        if not batch == len(masks) == len(token_ids): raise ValueError(f'{group}: {batch} images in the maps, {len(masks)} in masks, {len(token_ids)} in token_ids.')
+        if not batch == len(masks) == len(token_ids):
+            raise ValueError(f'{group}: {batch} images in the maps, {len(masks)} in masks, '
+                             f'{len(token_ids)} in token_ids.')
         with torch.autocast(maps[0].device.type, enabled=False):
             maps, per_image = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps], []
             for b in range(batch):
@@ -117,12 +127,24 @@ def grounding_losses(
                 targets = mask_targets(masks[b], size, rule, keep_smallest).flatten(1).to(maps[0])
                 supervised = [n for n, ids in enumerate(token_ids[b]) if len(ids) and targets[n].any()]
                 seen |= {(b, n) for n in supervised}
-                per_image.append(_image_losses([m[b] for m in maps], [(token_ids[b][n], targets[n]) for n in supervised], head_reduction, pixel))
+                nouns = [(token_ids[b][n], targets[n]) for n in supervised]
+                per_image.append(_image_losses([m[b] for m in maps], nouns, head_reduction, pixel))
             token[group], pix[group] = (sum(values)/batch for values in zip(*per_image))
         terms[group] = len(maps), len(maps) if pixel == 'paper' else 1
     return _collected(token, pix, terms, layer_reduction, torch.tensor(len(seen)))
 
-# %% ../nbs/1_method/03_losses.ipynb #f727da70
+# %% ../nbs/1_method/03_losses.ipynb #b5a5e208
+def _group_targets(targets, group, size, maps):
+    "Masks and validity at a map size, checked against the maps."
+    if size not in targets.masks:
+        raise ValueError(f'{group} has maps of {size[0]}x{size[1]}, but targets hold '
+                         f'{", ".join(f"{h}x{w}" for h, w in targets.masks)}: pack them with these sizes too.')
+    if maps[0].shape[::3] != targets.token_ids.shape:
+        raise ValueError(f'{group}: the maps are for {tuple(maps[0].shape[::3])} (batch, columns), the targets for '
+                         f'{tuple(targets.token_ids.shape)}: '
+                         'call capture.select(targets.token_ids) before the forward pass.')
+    return targets.masks[size].to(maps[0].dtype), targets.valid[size]
+
 def _column_token_loss(attn_map, mask, of_noun, weight, head_reduction):
     "Token loss of one layer; `weight` (batch, columns) does the averaging."
     sums = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)[:, None] @ attn_map  # (batch, heads, nouns + 1, columns)
@@ -131,14 +153,16 @@ def _column_token_loss(attn_map, mask, of_noun, weight, head_reduction):
     outside = 1 - inside/total.clamp_min(EPS)
     return (weight*(outside.square().mean(1) if head_reduction == 'loss' else outside.mean(1).square())).sum()
 
-def _group_targets(targets, group, size, maps):
-    "Masks and validity at a map size, checked against the maps."
-    if size not in targets.masks: raise ValueError(f'{group} has maps of {size[0]}x{size[1]}, but targets hold {", ".join(f"{h}x{w}" for h, w in targets.masks)}: pack them with these sizes too.')
-    if maps[0].shape[::3] != targets.token_ids.shape: raise ValueError(f'{group}: the maps are for {tuple(maps[0].shape[::3])} (batch, columns), the targets for {tuple(targets.token_ids.shape)}: call capture.select(targets.token_ids) before the forward pass.')
-    return targets.masks[size].to(maps[0].dtype), targets.valid[size]
+def _column_pixel_loss(layers, mask, valid, of_noun, noun_weight, pixel, text_length):
+    "Pixel loss of a group of layers."
+    means = [m.mean(1).transpose(1, 2) for m in layers]  # (batch, columns, h*w)
+    if pixel == 'authors': return (noun_weight*pixel_loss(of_noun @ (sum(means)/len(means)), mask)).sum()
+    column_mask, column_valid = of_noun.transpose(1, 2) @ mask, (valid[:, :, None]*of_noun).sum(1)
+    return sum((column_valid*pixel_loss(m, column_mask)).sum() for m in means)/text_length/len(valid)
 
+# %% ../nbs/1_method/03_losses.ipynb #f727da70
 def column_losses(
-    maps: dict,  # Group name -> list of (batch, heads, h*w, columns) probabilities, as `CrossAttentionCapture.maps` has them
+    maps: dict,  # Group name -> list of (batch, heads, h*w, columns), as `CrossAttentionCapture.maps` has them
     targets: GroundingTargets,  # Of the same batch and columns, on the same device
     sizes: dict,  # Group name -> (h, w), as `CrossAttentionCapture.sizes` has them
     head_reduction: str = 'ratio',  # ratio, map or loss
@@ -148,21 +172,19 @@ def column_losses(
 ) -> GroundingLosses:
     "What `grounding_losses` computes, from captured columns and without loops over images or nouns."
     _check_options(head_reduction=head_reduction, layer_reduction=layer_reduction, pixel=pixel)
-    if pixel == 'paper' and text_length is None: raise ValueError('pixel="paper" divides by the length of the text: pass text_length.')
+    if pixel == 'paper' and text_length is None:
+        raise ValueError('pixel="paper" divides by the length of the text: pass text_length.')
     token, pix, terms, supervised = {}, {}, {}, False
     for group, layers in maps.items():
         with torch.autocast(layers[0].device.type, enabled=False):
             layers = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in layers]
             mask, valid = _group_targets(targets, group, tuple(sizes[group]), layers)
-            of_noun = (targets.column_noun[:, None] == torch.arange(mask.shape[1], device=mask.device)[:, None]).to(mask)  # (batch, nouns, columns)
+            nouns = torch.arange(mask.shape[1], device=mask.device)[:, None]
+            of_noun = (targets.column_noun[:, None] == nouns).to(mask)  # (batch, nouns, columns)
             noun_weight = valid/valid.sum(1, keepdim=True).clamp_min(1)/len(valid)
             weight = ((noun_weight/of_noun.sum(2).clamp_min(1))[:, :, None]*of_noun).sum(1)
             token[group] = sum(_column_token_loss(m, mask, of_noun, weight, head_reduction) for m in layers)
-            means = [m.mean(1).transpose(1, 2) for m in layers]  # (batch, columns, h*w)
-            if pixel == 'paper':
-                column_mask, column_valid = of_noun.transpose(1, 2) @ mask, (valid[:, :, None]*of_noun).sum(1)
-                pix[group] = sum((column_valid*pixel_loss(m, column_mask)).sum() for m in means)/text_length/len(valid)
-            else: pix[group] = (noun_weight*pixel_loss(of_noun @ (sum(means)/len(means)), mask)).sum()
+            pix[group] = _column_pixel_loss(layers, mask, valid, of_noun, noun_weight, pixel, text_length)
         supervised = valid | supervised
         terms[group] = len(layers), len(layers) if pixel == 'paper' else 1
     return _collected(token, pix, terms, layer_reduction, supervised.sum())
