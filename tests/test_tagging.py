@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tokencompose.core import read_jsonl
 from tokencompose.data.lexicon import COMPOUNDS, is_stop_noun
 from tokencompose.data.nouns import align_nouns
-from tokencompose.data.tagging import agreement, cut_words, distinct_nouns, FlairTagger, LEFT_OUT, load_tagger
-from tokencompose.data.tagging import new_tagger, noun_phrases, noun_records, plain_text, read_flair_file, SpacyTagger
-from tokencompose.data.tagging import tag_captions, Word
+from tokencompose.data.tagging import agreement, count_nouns, cut_words, distinct_nouns, FlairTagger, LEFT_OUT, load_tagger
+from tokencompose.data.tagging import new_tagger, Noun, noun_page, noun_phrases, noun_records, NOUN_RULES, plain_text, read_captions, read_flair_file
+from tokencompose.data.tagging import SpacyTagger, tag_captions, Word
 
 REAL = ROOT.parent/'shared'/'data'/'captions_nouns.jsonl'
 ZOO = ROOT/'tokencompose'/'zoo'/'tagger'
@@ -116,6 +116,19 @@ def test_all_classes_of_two_words_are_compounds():
         if ' ' not in name: continue
         tagged = ' '.join(f'{word}/XX' for word in name.split())
         assert [n.noun for n in noun_phrases(words_of(f'a/DT {tagged} ./.'), compounds=COMPOUNDS)[0]] == [name]
+
+
+def test_the_rules_by_name():
+    words = words_of('hot/JJ dog/NN in/IN front/NN')
+    found = {name: [n.noun for n in noun_phrases(words, **options)[0]] for name, options in NOUN_RULES.items()}
+    assert found == dict(authors=['dog', 'front'], compounds=['hot dog', 'front'], stop_nouns=['dog'], both=['hot dog'])
+
+
+def test_a_mention_is_cut_from_the_caption():
+    words = words_of('The/NN ,/NN Hot/NNP dogs/NNS and/CC fire-hydrant/JJ')
+    assert noun_phrases(words, compounds=COMPOUNDS) == ([Noun('Hot dogs', 6, 14), Noun('fire-hydrant', 19, 31)], [('The', 'article'), (',', 'no letter')])
+    together = [Word('cat', 0, 3, 'NN'), Word('dog', 3, 6, 'NN')]                          # no space in the caption, none in the phrase
+    assert noun_phrases(together)[0] == [Noun('catdog', 0, 6)] and noun_phrases([]) == ([], [])
 
 
 # ---- any text
@@ -227,6 +240,10 @@ def test_broken_taggers_are_named(toy_tagger, tmp_path):
     with pytest.raises(ValueError, match='text.pt'): FlairTagger(tmp_path/'text.pt')
     torch.save(dict(x=1), tmp_path/'other.pt')
     with pytest.raises(ValueError, match='tag dictionary'): FlairTagger(tmp_path/'other.pt')
+    toy_tagger.save(tmp_path/'toy.pt')
+    (tmp_path/'cut.pt').write_bytes((tmp_path/'toy.pt').read_bytes()[:3000])
+    with pytest.raises(ValueError, match='cut.pt'): FlairTagger(tmp_path/'cut.pt')
+    with pytest.raises(ValueError, match="Unknown kind of tagger 'nltk'"): load_tagger('x', 'nltk')
     FlairTagger(toy_tagger).save_pretrained(tmp_path/'zoo')
     weights = tmp_path/'zoo'/'model.safetensors'
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -269,6 +286,50 @@ def test_stage_refuses_another_rule_or_other_captions(toy_tagger, tmp_path):
     with pytest.raises(ValueError, match='compounds'): tag_captions(tmp_path, rows_of(5), tagger, compounds=COMPOUNDS)
     changed = rows_of(5) | {2: dict(image_id=2, file_name='2.jpg', text='another')}
     with pytest.raises(ValueError, match='captions'): tag_captions(tmp_path, changed, tagger)
+
+
+# ---- captions, counts, a page
+
+def test_captions_of_anybody(toy_tagger, tmp_path):
+    own = tmp_path/'own.jsonl'
+    own.write_text('{"file_name": "a b.jpg", "text": "a cat"}\n{"file_name": "c.jpg", "text": "", "image_id": 7}\n')
+    found, file = read_captions(own)
+    assert list(found) == ['a b.jpg', 7] and file == own
+    assert [r['image_id'] for r in tag_captions(tmp_path/'out', found, FlairTagger(toy_tagger))] == ['a b.jpg', 7]
+
+
+@pytest.mark.parametrize('rows, message', [
+    ([dict(file_name='a.jpg', text='a'), dict(file_name='a.jpg', text='b')], 'row 2: the image a.jpg comes twice'), ([dict(file_name='a.jpg', caption='a')], 'row 1: expected an object'),
+    (['a'], 'row 1: expected an object'), ([dict(file_name='a.jpg', text='half \ud83d')], 'row 1: the text holds half of a surrogate pair'), ([dict(file_name='../a.jpg', text='a')], 'file_name'), ([], 'holds no captions'),
+])
+def test_captions_that_are_wrong_are_named(tmp_path, rows, message):
+    (tmp_path/'own.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    with pytest.raises(ValueError, match=message): read_captions(tmp_path/'own.jsonl')
+
+
+def test_captions_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match='01_select_captions'): read_captions(tmp_path)
+
+
+def test_counts_of_nouns():
+    class Listed:
+        identity = dict(kind='test')
+        def __call__(self, captions): return [[Word(c[a:b], a, b, 'NN' if c[a:b].lower() in ('dog', 'house', 'front', 'the') else 'X') for a, b in cut_words(c)] for c in captions]
+    rows = [dict(image_id=i, file_name=f'{i}.jpg', text=text, score=.3) for i, text in enumerate(['A dog in front of a dog  house.', '', 'Dog and dog, the dog'])]
+    records = noun_records(rows, Listed(), stop_nouns=True)
+    assert [(n['noun'], rows[0]['text'][n['start']:n['end']]) for n in records[0]['nouns']] == [('dog', 'dog'), ('dog house', 'dog  house')]
+    assert count_nouns(records) == dict(
+        captions=3, captions_without_noun=1, mentions=5, distinct=3, multi_word=1, repeated=1, per_caption={0: 1, 2: 1, 3: 1}, left_out={'article': 1, 'no letter': 0, 'stop noun': 1},
+        frequent_left_out={'front (stop noun)': 1, 'the (article)': 1}, frequent_nouns={'dog': 4, 'dog house': 1})
+    figure = noun_page(records, columns=2)
+    assert len(figure.axes) == 4 and [t.get_text() for ax in figure.axes for t in ax.texts] == ['left out: front', 'left out: the']
+
+
+def test_agreement_by_hand():
+    table = agreement([['cat', 'Dog'], ['a b'], []], [['cat', 'dog'], ['a', 'b', 'a b'], ['x']])
+    assert table['mean'].tolist() == pytest.approx([200/3, 200/6, 400/9]) and list(table.columns) == ['mean', 'low', 'high']
+    assert agreement([['cat', 'Dog']]*2, [['cat', 'dog']]*2, lower=True)['mean'].tolist() == pytest.approx([100., 100., 100.])
+    with pytest.raises(ValueError): agreement([[]], [[], []])
 
 
 # ---- spaCy
