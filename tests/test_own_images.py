@@ -8,7 +8,7 @@ from PIL import Image, features
 
 from tokencompose.core import write_jsonl
 from tokencompose.data.dataset import GroundingDataset, load_image, write_dataset
-from tokencompose.data.folder import read_folder
+from tokencompose.data.folder import captions_beside, list_pictures, listed_captions, read_folder
 from tokencompose.data.masks import MAX_PIXELS
 
 
@@ -130,6 +130,27 @@ def test_duplicates(mine):
     with pytest.raises(ValueError, match="row 2: 'a.jpg' was named before"): read_folder(mine, mine/'list.jsonl')
 
 
+@pytest.mark.parametrize('same', ['a.png', 'A.webp', 'my_cat.png'])
+def test_names_that_are_one_on_some_disk(mine, same):
+    picture().save(mine/'my cat.jpg')
+    (mine/same).write_bytes(b'')
+    with pytest.raises(ValueError, match='have the same name'): list_pictures(mine)
+
+
+def test_pictures_are_sorted_and_hidden_ones_left(tmp_path):
+    for name in ('b cat.JPG', 'a.png', 'c.webp', 'd.jpeg', '.hidden.jpg', 'e.txt'): (tmp_path/name).write_bytes(b'')
+    assert [p.name for p in list_pictures(tmp_path)] == ['a.png', 'b cat.JPG', 'c.webp', 'd.jpeg']
+
+
+def test_ids(mine):
+    "Twelve digits, as COCO's names are, are the id; else the place among the sorted names."
+    for name in 'ab': (mine/f'{name}.jpg').unlink(); (mine/f'{name}.txt').unlink()
+    for n in (581929, 9): add(mine, f'{n:012d}.jpg')
+    assert [image.id for image in read_folder(mine).images] == [9, 581929]
+    add(mine, 'x.jpg')
+    assert [image.id for image in read_folder(mine).images] == [0, 1, 2]
+
+
 # ---- captions
 
 @pytest.mark.parametrize('caption', ['word '*500 + 'end.', '一只猫在椅子上。', '🐈🐕‍🦺 👩🏽‍🚒', 'one\u2028line', 'a "quoted" \\ backslash'])
@@ -188,3 +209,42 @@ def test_missing_inputs(mine, tmp_path):
     with pytest.raises(FileNotFoundError, match='no folder of images'): read_folder(mine/'nowhere')
     (tmp_path/'empty').mkdir()
     with pytest.raises(ValueError, match='holds no image: expected files that end with .jpg'): read_folder(tmp_path/'empty')
+
+
+ROWS = [dict(file_name='a.png', text=' A cat. '), dict(file_name='b cat.JPG', texts=['Eine Katze 🐈', '', '一只猫'])]
+
+
+@pytest.mark.parametrize('row, sentence', [
+    (dict(file_name='s/a.png', text='x'), 'row 3: file_name must be the name'),
+    (dict(file_name='a.png'), 'row 3: give either text'),
+    (dict(file_name='c.webp', text='x', texts=[]), 'row 3: give either text'),
+    (dict(file_name='c.webp', texts='x'), "row 3: 'texts' must be a list"),
+    (dict(text='x'), "row 3: the key 'file_name' is missing"),
+    (dict(file_name='c.webp', text=3), 'row 3: a caption must be text, got 3'),
+    (dict(file_name='a.png', text='x'), "row 3: 'a.png' was named before"),
+    ([], 'row 3: expected an object'),
+])
+def test_a_row_that_says_nothing_clear(tmp_path, row, sentence):
+    write_jsonl(tmp_path/'list.jsonl', [*ROWS, row])
+    with pytest.raises(ValueError, match=sentence): listed_captions(tmp_path/'list.jsonl')
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    (tmp_path/'list.jsonl').write_text('{"file_name": "a.png", "text": "\\ud83d"}')
+    with pytest.raises(ValueError, match='row 1: a caption holds half a surrogate pair'): listed_captions(tmp_path/'list.jsonl')
+    (tmp_path/'list.jsonl').write_bytes('{"file_name": "é.png"}'.encode('latin-1'))
+    with pytest.raises(ValueError, match=r'is not UTF-8 text \(byte 15\)'): listed_captions(tmp_path/'list.jsonl')
+    (tmp_path/'e.TXT').write_bytes('Ünder'.encode('utf-16'))
+    with pytest.raises(ValueError, match='is not UTF-8 text'): captions_beside(tmp_path)
+
+
+def test_gaps_of_another_kind(mine):
+    with pytest.raises(ValueError, match='error or skip'): read_folder(mine, gaps='ignore')
+
+
+def test_all_gaps_are_told_together(mine):
+    add(mine, 'c.jpg', caption=' \n')
+    (mine/'lost.txt').write_text('A caption.')
+    (mine/'a.jpg').write_bytes((mine/'a.jpg').read_bytes()[:200])
+    told = r'has 3 images; images without a caption: 1 \(c.jpg\); captions without an image: 1 \(lost\); images that cannot be read: 1 \(The image a.jpg'
+    with pytest.raises(ValueError, match=told): read_folder(mine)

@@ -22,8 +22,10 @@ def grounded_of(
     image = CocoImage(record['image_id'], record['file_name'], tuple(record['size']), (), ())
     nouns = first_of_each(record['nouns'], lambda n: n['noun'].casefold())
     masks = [noun_mask(record, n['noun']) for n in nouns]
-    extra = dict(image_id=image.id, boxes=[[b['box'] for b in n['boxes']] for n in nouns], scores=[[b['score'] for b in n['boxes']] for n in nouns])
-    return Grounded(image, record['text'], [Mention(n['start'], n['end'], '', n['noun']) for n in nouns], masks, extra)
+    boxes = [[b['box'] for b in n['boxes']] for n in nouns]
+    scores = [[b['score'] for b in n['boxes']] for n in nouns]
+    mentions = [Mention(n['start'], n['end'], '', n['noun']) for n in nouns]
+    return Grounded(image, record['text'], mentions, masks, dict(image_id=image.id, boxes=boxes, scores=scores))
 
 # %% ../../nbs/2_data/11_data.build.ipynb #986b2052
 def build_automatic(
@@ -39,9 +41,11 @@ def build_automatic(
     records = {r['image_id']: r for r in found if 'error' not in r}  # a picture that could not be read has no size
     images = [grounded_of({**r, 'nouns': []}).image for r in records.values()]
     settings = dict(masks=file_sha256(Path(stage)/'masks.jsonl'), keep_empty=keep_empty)
-    rows, dropped = write_rows(folder, images, pictures, lambda image: grounded_of(records[image.id]), settings, max_rows)
+    def ground(image): return grounded_of(records[image.id])
+    rows, dropped = write_rows(folder, images, pictures, ground, settings, max_rows)
     boxes = Counter(len(b) for row in rows for b in row['boxes'])
-    return count_rows(rows, classes) | dict(images_without_mask=dropped, images_unreadable=len(found) - len(records), boxes_per_noun=dict(sorted(boxes.items())))
+    lost = dict(images_without_mask=dropped, images_unreadable=len(found) - len(records))
+    return count_rows(rows, classes) | lost | dict(boxes_per_noun=dict(sorted(boxes.items())))
 
 # %% ../../nbs/2_data/11_data.build.ipynb #bbd8b5bd
 def token_histogram(
@@ -49,7 +53,10 @@ def token_histogram(
     tokenizer,  # The text encoder's
 ) -> dict:  # Number of tokens -> masked nouns; reason -> masked nouns that were left out
     "How many text tokens the masked nouns have."
-    aligned = [a for row in rows for a, mask in zip(align_nouns(row.text, row.nouns, tokenizer, spans=row.spans), row.masks) if mask]
+    aligned = []
+    for row in rows:
+        nouns = align_nouns(row.text, row.nouns, tokenizer, spans=row.spans)
+        aligned += [noun for noun, mask in zip(nouns, row.masks) if mask]
     tokens = Counter(len(a.token_ids) for a in aligned if a.token_ids)
     reasons = Counter(a.reason.split(':')[0] for a in aligned if not a.token_ids)
     return dict(sorted(tokens.items())) | dict(reasons)
