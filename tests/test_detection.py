@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Owlv2ImageProcessor, Owlv2Processor
 from tokencompose.core import read_jsonl
 from tokencompose.metrics import detection
-from tokencompose.metrics.detection import detect, load_judge, QUERY, read_detections
+from tokencompose.metrics.detection import class_scores, corners, detect, load_judge, normalize, owlv2_forward, QUERY
+from tokencompose.metrics.detection import query_embeddings, query_ids, read_detections, tiny_judge
 from tokencompose.metrics.multigen import draw_prompts, found_array, mg_table, prompt_classes
-from tokencompose.models import build_tokenizer
-from tokencompose.metrics.detection import new_owlv2
 from tokencompose.core import image_name
 from tokencompose.sampling import work_list
 
@@ -19,18 +17,7 @@ NAMES = ['cat', 'dog', 'pizza', 'teddy bear', 'hot dog']
 PROMPTS = draw_prompts(NAMES, 3, seed=0, objects=3) + [{**draw_prompts(NAMES, 1, seed=1, objects=2)[0], 'unique_id': 7}]
 
 
-def save_judge(folder, seed=0, size=64, tokenizer=None):
-    tokenizer = tokenizer or build_tokenizer([QUERY.format(name) for name in NAMES]*2, 30, 16)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = new_owlv2(tokenizer, width=32, layers=1)
-        for head in (net.class_head.logit_shift, net.class_head.logit_scale):
-            torch.nn.init.normal_(head.weight, std=.3)
-            torch.nn.init.constant_(head.bias, -.5)
-        for parameter in net.owlv2.text_model.parameters(): parameter.data *= 4
-    net.save_pretrained(folder)
-    Owlv2Processor(Owlv2ImageProcessor(size=dict(height=size, width=size)), tokenizer).save_pretrained(folder)
-    return folder
+def save_judge(folder, **changes): return tiny_judge(folder, NAMES, **changes)
 
 
 @pytest.fixture(scope='module')
@@ -109,3 +96,48 @@ def test_bad_input_is_named(judge, images, tmp_path):
     (images/'2_1.png').write_bytes(b'\x89PNG broken')
     with pytest.raises(ValueError, match='2_1.png'): detect(judge, images, PROMPTS, 2, tmp_path/'verdicts')
     with pytest.raises(ValueError, match='96x96 pixels, the model takes 64x64'): load_judge(str(save_judge(tmp_path/'other', size=96)), device='cpu')
+
+
+def test_what_is_no_judge(judge, tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no OWLv2'): load_judge(str(tmp_path))
+    with pytest.raises(ValueError, match="of the type 'clip'"): load_judge('tokencompose/zoo/clip')
+    with pytest.raises(FileNotFoundError, match='hf download'): load_judge('google/no-such-judge')
+    with pytest.raises(FileNotFoundError, match='no model folder'): load_judge('nowhere')
+    with pytest.raises(ValueError, match='too long'): query_embeddings(judge, ['cat', 'dog '*12])
+
+
+def test_a_list_of_queries_for_all_pictures_is_the_stock_forward(judge):
+    pictures = torch.randint(256, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    queries = query_ids(judge.processor.tokenizer, NAMES)
+    ours = owlv2_forward(judge.model, normalize(pictures.float()/255), queries)
+    with torch.no_grad(): stock = judge.model(input_ids=queries.repeat(3, 1), pixel_values=normalize(pictures.float()/255))
+    for name in ('logits', 'objectness_logits', 'pred_boxes'):
+        torch.testing.assert_close(getattr(ours, name).detach().flatten(), getattr(stock, name).flatten(), atol=1e-4, rtol=1e-4)
+    scores = class_scores(judge.model, pictures, queries, batch=2)
+    plain = torch.zeros(3, len(NAMES))
+    for picture, boxes in enumerate(stock.logits.sigmoid()):
+        for box in boxes: plain[picture, box.argmax()] = max(plain[picture, box.argmax()], box.max())
+    torch.testing.assert_close(scores, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_corners_are_in_the_pictures_own_pixels():
+    part = torch.tensor([[.25, .5, .5, 1.]])
+    assert corners(part, (40, 20), pads=True).tolist() == [[0, 0, 20, 40]]     # shares of the padded square
+    assert corners(part, (40, 20), pads=False).tolist() == [[0, 0, 20, 20]]    # shares of width and of height
+
+
+def test_processes_share_a_folder(judge, images, tmp_path):
+    whole = detect(judge, images, PROMPTS, 2, tmp_path/'whole', batch=3)
+    halves = [detect(judge, images, PROMPTS, 2, tmp_path/'halves', batch=1, part=1, share=(rank, 2)) for rank in range(2)]
+    assert [len(half) for half in halves] == [4, 8]
+    for a, b in zip(halves[1], whole): np.testing.assert_allclose(a['scores'], b['scores'], atol=1e-5)
+    sorted((tmp_path/'halves').glob('part-*'))[0].unlink()                     # a part that was never finished
+    again = detect(judge, images, PROMPTS, 2, tmp_path/'halves', batch=1)
+    assert again == halves[1]
+
+
+def test_a_folder_belongs_to_one_judge(judge, images, tmp_path):
+    detect(judge, images, PROMPTS, 2, tmp_path/'verdicts', keep_boxes=True)
+    with pytest.raises(ValueError, match='boxes True there, False now'): detect(judge, images, PROMPTS, 2, tmp_path/'verdicts')
+    other = load_judge(str(save_judge(tmp_path/'other', seed=1)), device='cpu')
+    with pytest.raises(ValueError, match='judge'): detect(other, images, PROMPTS, 2, tmp_path/'verdicts', keep_boxes=True)

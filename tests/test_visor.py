@@ -11,12 +11,12 @@ from PIL import Image
 from test_bad_input import run
 from test_detection import NAMES, save_judge
 from tokencompose.core import read_json, write_json
-from tokencompose.metrics.detection import detect, load_judge, QUERY, read_detections
+from tokencompose.metrics.detection import detect, load_judge, QUERY, read_detections, tiny_judge
 from tokencompose.metrics.multigen import prompt_classes
 from tokencompose.data.classes import COCO_80, WORLD_COCO
 from tokencompose.metrics.visor import centroids, read_visor, relation_holds, relation_rates, RELATIONS, save_visor
 from tokencompose.metrics.visor import visor_prompts, visor_result, visor_row, visor_subset, visor_table
-from tokencompose.models import build_tokenizer, tiny_pipeline
+from tokencompose.models import tiny_pipeline
 from tokencompose.reporting.results import load_results
 from tokencompose.core import image_name
 from tokencompose.sampling import sample_images, work_list
@@ -26,22 +26,7 @@ PROMPTS = visor_subset(visor_prompts(NAMES), 6)
 HOLDS = {'to the left of': lambda a, b: a[0] < b[0], 'to the right of': lambda a, b: a[0] > b[0], 'above': lambda a, b: a[1] < b[1], 'below': lambda a, b: a[1] > b[1]}
 
 
-def save_owlvit(folder, seed=0, size=64):
-    "A random OWL-ViT whose scores are spread out."
-    from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
-    tokenizer = build_tokenizer([QUERY.format(name) for name in NAMES]*2, 30, 16)
-    small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
-    text = dict(vocab_size=len(tokenizer), max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = OwlViTForObjectDetection(OwlViTConfig(text_config=text | small, vision_config=dict(image_size=size, patch_size=8) | small, projection_dim=32))
-        for head in (net.class_head.logit_shift, net.class_head.logit_scale):
-            torch.nn.init.normal_(head.weight, std=.3)
-            torch.nn.init.constant_(head.bias, -.5)
-        for parameter in net.owlvit.text_model.parameters(): parameter.data *= 4
-    net.save_pretrained(folder)
-    OwlViTProcessor(OwlViTImageProcessor(size=dict(height=size, width=size)), tokenizer).save_pretrained(folder)
-    return folder
+def save_owlvit(folder, **changes): return tiny_judge(folder, NAMES, 'owlvit', **changes)
 
 
 @pytest.fixture(scope='module', params=[save_judge, save_owlvit], ids=['owlv2', 'owlvit'])
