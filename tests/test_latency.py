@@ -4,7 +4,8 @@ import pytest
 from test_bad_input import run
 from test_toy_runs import write_pipeline
 from tokencompose.metrics import latency
-from tokencompose.metrics.latency import latency_table, time_methods
+from tokencompose.metrics.latency import latency_results, latency_table, run_conditions, time_methods, Times
+from tokencompose.models import tiny_pipeline
 from tokencompose.reporting.results import load_results
 
 LATENCY = 'nbs/8_studies/run_latency.ipynb'
@@ -60,3 +61,47 @@ def test_a_slow_machine_does_not_move_the_ratio():
     (dict(models=['token']), 'Parameter models: expected dict')])
 def test_bad_parameters(params, sentence, pipeline, tmp_path):
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=sentence): run(LATENCY, tmp_path, model=pipeline, **SMALL | params)
+
+
+def made(**columns):
+    return Times(tuple(columns), np.array(list(columns.values())).T, dict.fromkeys(columns), 2, dict(repeats=4))
+
+
+def test_the_table_by_hand():
+    table = latency_table(made(frozen=[1., 3, 1, 3], slow=[2., 6, 2, 6]))
+    assert table['seconds'].tolist() == [1, 2] and table['std'].tolist() == pytest.approx([(1/3)**.5, 2*(1/3)**.5])
+    assert table.loc['frozen', 'ratio'] == 1
+    mixed = latency_table(made(frozen=[1., 1, 1, 1], slow=[2., 2, 2, 4])).loc['slow']
+    assert mixed['ratio'] == 2.5 and mixed['ratio_low'] == 2 and mixed['ratio_high'] > 3
+    with pytest.raises(ValueError, match="'plain' was not timed, only frozen, slow"): latency_table(made(frozen=[1., 2], slow=[1., 2]), 'plain')
+
+
+def test_results_by_hand():
+    results = latency_results(made(frozen=[1., 3, 1, 3], slow=[2., 6, 2, 6]))
+    assert results['slow']['values'] == dict(seconds=2., ratio=2.)
+    assert results['slow']['cost'] == dict(seconds=16., peak_memory_mb=None)
+
+
+def test_memory_of_one_method_and_of_several():
+    "Elsewhere than on CUDA it is the process's peak, which belongs to nobody where several were timed."
+    assert time_methods(dict(a=lambda turn: 0), repeats=2).peak_mb['a'] > 10
+    assert time_methods(dict(a=lambda turn: 0, b=lambda turn: 0), repeats=2).peak_mb == dict(a=None, b=None)
+
+
+def test_rounds_are_in_order_and_turn():
+    log = []
+    time_methods({name: lambda turn, name=name: log.append((turn, name)) for name in 'abc'}, warm_up=1, repeats=3)
+    assert [turn for turn, _ in log] == sorted(turn for turn, _ in log)
+
+
+def test_too_little_to_time():
+    with pytest.raises(ValueError, match='no method'): time_methods({})
+    with pytest.raises(ValueError, match='repeats of 2 or more'): time_methods(dict(a=print), repeats=1)
+
+
+def test_conditions_of_a_run():
+    pipe = tiny_pipeline()
+    assert run_conditions(pipe) == dict(dtype='float32', attention='AttnProcessor2_0', kernel='scaled_dot_product_attention (plain)')
+    from diffusers.models.attention_processor import AttnProcessor
+    pipe.unet.set_attn_processor(AttnProcessor())
+    assert run_conditions(pipe) == dict(dtype='float32', attention='AttnProcessor', kernel='explicit')

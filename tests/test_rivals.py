@@ -1,24 +1,30 @@
 "The rival methods of Table 1: against diffusers, on folders laid out like Stable Diffusion, in company and alone, and through nbs/sample.ipynb."
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionAttendAndExcitePipeline
+from diffusers import LMSDiscreteScheduler, StableDiffusionAttendAndExcitePipeline
 from make_real_files import write_flickr_like
 from make_real_models import tiny_stable_diffusion
 from test_bad_input import run
 
 from tokencompose.attention import CrossAttentionCapture
 from tokencompose.rivals import layout
-from tokencompose.rivals.inputs import all_inputs, make_inputs
+from tokencompose.rivals.attend_excite import AttendExcite
+from tokencompose.rivals.call import check_variance_preserving, latent_gradient, Rival, scaled_step
+from tokencompose.rivals.composable import Composable
+from tokencompose.rivals.inputs import all_inputs, Inputs, make_inputs
+from tokencompose.rivals.layout import Layout
 from tokencompose.rivals.rivals import new_rival, RIVALS
+from tokencompose.rivals.structured import Structured, value_states
 from tokencompose.core import keyed_randn, read_json
 from tokencompose.metrics.fid import flickr_captions
 from tokencompose.metrics.multigen import prompt_row
 from tokencompose.metrics.visor import relation_holds, RELATIONS, visor_row
-from tokencompose.models import new_sampler, tiny_pipeline
-from tokencompose.sampling import initial_noise, latent_shape, sample
+from tokencompose.models import loud_pipeline, new_sampler, tiny_pipeline
+from tokencompose.sampling import initial_noise, latent_shape, sample, sample_images
 
 ROWS = [prompt_row(0, ['cat', 'teddy bear']), prompt_row(1, ['dog']), prompt_row(2, ['dog', 'cat', 'teddy bear'])]
 TEXTS = [row['text'] for row in ROWS]
@@ -26,11 +32,8 @@ SHORT = dict(layout=dict(max_iter=2), attend_excite=dict(max_refinement_steps=2)
 
 
 def loud(kind='epsilon'):
-    "A random pipeline in which the text matters, its U-Net in double precision: a difference is a mistake, not rounding."
-    pipe = tiny_pipeline(prediction_type=kind)
-    for name, parameter in pipe.unet.named_parameters():
-        if 'attn2.to_' in name: parameter.data *= 4
-    pipe.unet.double()
+    "A random pipeline in which the text matters, in double precision, with the sampler of the drawing loop."
+    pipe = loud_pipeline(double=True, prediction_type=kind)
     pipe.scheduler = new_sampler(pipe.scheduler.config)
     return pipe
 
@@ -111,6 +114,178 @@ def test_layout_reads_the_layers_of_stable_diffusion(stable_diffusion, monkeypat
     pipe.scheduler = new_sampler(pipe.scheduler.config)
     new_rival('layout', pipe, all_inputs([row], pipe.tokenizer), max_iter=1)(row['text'], initial_noise([(0, 0)], latent_shape(pipe, dict(sd14=256, sd21=384)[kind])), 1, 1., 'latent')
     assert seen == [[side**2 for side in dict(sd14=(4, 8, 8, 8), sd21=(6, 12, 12, 12))[kind]]]
+
+
+# ---- the call
+
+@dataclass
+class Plain(Rival):
+    brightness: float = 0.
+    def draw(self, inputs, noise, steps, guidance_scale):
+        return self.denoise(noise, self.text_states([i.text for i in inputs]), steps, guidance_scale) + self.brightness
+
+
+PROMPTS = ['a photo of a cat', 'a dog and a teddy bear']
+
+
+def plain_rival(*options):
+    return Plain(tiny_pipeline(), {text: Inputs(text) for text in PROMPTS}, *options)
+
+
+def test_kinds_of_pictures():
+    plain, noise = plain_rival(), initial_noise([(0, 0), (1, 0)], (4, 16, 16))
+    made = {kind: plain(PROMPTS, noise, 2, output_type=kind).images for kind in ('pt', 'np', 'latent', 'pil')}
+    assert [tuple(made['pt'].shape), made['np'].shape, tuple(made['latent'].shape), made['pil'][0].size] == [(2, 3, 64, 64), (2, 64, 64, 3), (2, 4, 16, 16), (64, 64)]
+    np.testing.assert_allclose(made['np'], made['pt'].permute(0, 2, 3, 1).numpy(), atol=1e-6)
+
+
+def test_noise_of_a_generator():
+    drawn = plain_rival()(PROMPTS[0], num_inference_steps=1, output_type='latent', generator=torch.Generator().manual_seed(0)).images
+    assert drawn.shape == (1, 4, 16, 16)
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(prompt=['a cow']), "no inputs for the prompt 'a cow'"), (dict(latents=torch.zeros(1, 4, 16, 16)), '1 latents for 2 prompts'),
+    (dict(output_type='jpg'), "got 'jpg'")])
+def test_bad_calls(change, message):
+    call = dict(prompt=PROMPTS, latents=torch.zeros(2, 4, 16, 16), num_inference_steps=1)
+    with pytest.raises(ValueError, match=message): plain_rival()(**call | change)
+
+
+def test_options_have_types_and_are_the_identity():
+    with pytest.raises(TypeError, match='brightness: expected float'): plain_rival('much')
+    assert plain_rival(1).identity == dict(method='Plain', brightness=1.)
+
+
+def test_pictures_of_other_options_are_never_mixed_in(tmp_path):
+    plain, recipe = plain_rival(), dict(seed=3, inference_steps=3, guidance_scale=5.)
+    sample_images(plain.pipe, PROMPTS, 1, tmp_path, call=plain, **recipe)
+    assert sample_images(plain.pipe, PROMPTS, 1, tmp_path, call=plain, **recipe)['skipped'] == 2
+    with pytest.raises(ValueError, match='other method'): sample_images(plain.pipe, PROMPTS, 1, tmp_path, call=Plain(plain.pipe, plain.inputs, .5), **recipe)
+
+
+def test_a_gradient_leaves_the_unet_as_it_was():
+    "Cut short, or whole under gradient checkpointing."
+    pipe, noise = tiny_pipeline(), keyed_randn([(0, i) for i in range(2)], (4, 16, 16))
+    capture, states = CrossAttentionCapture(pipe.unet, ('mid', 'up_8')), Plain(pipe, {}).text_states(PROMPTS)
+    def peak(capture): return torch.stack([maps[0].mean(1)[:, :, 2].amax(1) for maps in capture.maps.values()]).sum(0)*100
+    gradient, passed = latent_gradient(pipe.unet, capture, noise, 500, states, peak)[1], []
+    hook = pipe.unet.conv_out.register_forward_hook(lambda *args: passed.append('conv_out'))
+    latent_gradient(pipe.unet, capture, noise, 500, states, peak)
+    assert not passed
+    with torch.no_grad(): pipe.unet(noise, 500, encoder_hidden_states=states)
+    hook.remove()
+    assert passed == ['conv_out']
+    pipe.unet.enable_gradient_checkpointing()
+    torch.testing.assert_close(latent_gradient(pipe.unet, capture, noise, 500, states, peak)[1], gradient, atol=1e-5, rtol=0)
+
+
+def test_steps_of_a_run_of_the_same_length():
+    assert scaled_step(10, 50, 50) == scaled_step(10, 25, 0) == 10
+
+
+def test_latents_that_grow_with_the_noise_are_refused():
+    scheduler = LMSDiscreteScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear')
+    scheduler.set_timesteps(10)
+    with pytest.raises(ValueError, match='not of LMSDiscreteScheduler'): check_variance_preserving(scheduler, 'Layout')
+
+
+# ---- each of them alone
+
+TEXT = 'a photo of a cat and a teddy bear.'
+
+
+@pytest.fixture(scope='module')
+def loud_single():
+    pipe = loud()
+    pipe.unet.float()
+    return pipe, make_inputs(TEXT, ['cat', 'teddy bear'], pipe.tokenizer), keyed_randn([(0, 0)], (4, 16, 16))
+
+
+def drawn_by(method, loud_single, **options):
+    pipe, inputs, noise = loud_single
+    return method(pipe, {TEXT: inputs}, **options)(TEXT, noise, 4, 5., 'latent').images
+
+
+@pytest.mark.parametrize('method, nothing', [(Layout, dict(max_iter=0)), (AttendExcite, dict(thresholds={}, max_iter_to_alter=0))])
+def test_without_updates_it_is_plain_sampling(method, nothing, loud_single):
+    pipe, _, noise = loud_single
+    plain = pipe(TEXT, latents=noise, num_inference_steps=4, guidance_scale=5., output_type='latent').images
+    torch.testing.assert_close(drawn_by(method, loud_single, **nothing), plain, atol=1e-3, rtol=0)
+    assert (drawn_by(method, loud_single) - plain).abs().max() > .01
+
+
+@pytest.mark.parametrize('options', [
+    dict(token_rule='first'), dict(cut_eot=True), dict(attn_res=16), dict(scale_factor=1.), dict(scale_range=(1., 1.)), dict(max_refinement_steps=3)])
+def test_every_option_of_attend_and_excite_matters(options, loud_single):
+    assert (drawn_by(AttendExcite, loud_single, **options) - drawn_by(AttendExcite, loud_single)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize('name, options, steps', [('layout', dict(loss_threshold=0.), [0, 1]), ('attend_excite', dict(thresholds={}), [0, 1, 2, 3, 4])])
+def test_guided_steps_of_a_short_run(name, options, steps, loud_single):
+    "A fifth of the steps, as 10 of 50; and half of them, as 25 of 50."
+    pipe, inputs, noise = loud_single
+    call = new_rival(name, pipe, {TEXT: inputs}, **options)
+    call(TEXT, noise, 10, output_type='latent')
+    assert sorted({h['step'] for h in call.history}) == steps
+
+
+def test_tokens_of_attend_and_excite(loud_single):
+    pipe = loud_single[0]
+    prompts = {TEXT: ['cat', 'teddy bear'], 'a dog.': ['dog'], 'a cat and a dog.': ['cat', 'dog']}
+    inputs = {text: make_inputs(text, objects, pipe.tokenizer) for text, objects in prompts.items()}
+    tokens, counted, ends = AttendExcite(pipe, inputs, token_rule='all', cut_eot=True).tokens(list(inputs.values()))
+    assert counted.sum(1).tolist() == [sum(map(len, i.token_ids)) for i in inputs.values()]
+    assert [pipe.tokenizer(text).input_ids[end] for text, end in zip(inputs, ends)] == [pipe.tokenizer.eos_token_id]*3
+    assert AttendExcite(pipe, inputs).groups() == ['down_8', 'up_8']
+
+
+def test_thresholds_are_read_from_a_settings_file(loud_single):
+    pipe = loud_single[0]
+    assert AttendExcite(pipe, {}).identity['thresholds'] == {'0': .05, '10': .5, '20': .8}
+    assert AttendExcite(pipe, {}, thresholds={'0': .1}).thresholds == {0: .1}
+
+
+@pytest.mark.parametrize('options, message', [(dict(token_rule='middle'), 'should be last, first, all'), (dict(attn_res=7), 'no maps with side 7')])
+def test_bad_options_of_attend_and_excite(options, message, loud_single):
+    with pytest.raises(ValueError, match=message): drawn_by(AttendExcite, loud_single, **options)
+
+
+def test_inputs_that_a_method_cannot_use(loud_single):
+    pipe, inputs, noise = loud_single
+    def made(objects, **given): return {TEXT: make_inputs(TEXT, objects, pipe.tokenizer, **given)}
+    for method, own, options, message in [
+            (Composable, made([]), {}, 'has no sub-prompts'), (Layout, made([]), {}, 'has no boxes'),
+            (Layout, made(['cat'], token_ids=[[]]), {}, 'no object of the prompt'), (AttendExcite, made([]), {}, 'no object of the prompt'),
+            (Layout, {TEXT: inputs}, dict(whitespace_tokens=True), "'bear' is no word")]:
+        with pytest.raises(ValueError, match=message): method(pipe, own, **options)(TEXT, noise, 1)
+
+
+def test_hooks_of_the_values_go_also_after_an_error(loud_single):
+    pipe, _, noise = loud_single
+    states = torch.randn(1, 40, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = pipe.unet(noise, 500, encoder_hidden_states=states).sample
+        with pytest.raises(ZeroDivisionError), value_states(pipe.unet, 2*states): 1/0
+        assert torch.equal(pipe.unet(noise, 500, encoder_hidden_states=states).sample, plain)
+
+
+def test_structured_without_phrases_is_plain_sampling(loud_single):
+    pipe, _, noise = loud_single
+    def drawn(spans, scale, **options):
+        inputs = {TEXT: make_inputs(TEXT, [], pipe.tokenizer, spans=spans)}
+        return Structured(pipe, inputs, **options)(TEXT, noise, 3, scale, 'latent').images
+    plain = pipe(TEXT, latents=noise, num_inference_steps=3, guidance_scale=5., output_type='latent').images
+    torch.testing.assert_close(drawn([], 5., strip_full_stop=False), plain, atol=1e-4, rtol=0)
+    for scale, eps in ((5., .01), (1., .001)):
+        assert (drawn([(11, 16), (21, 33)], scale) - drawn([], scale, strip_full_stop=False)).abs().max() > eps
+
+
+def test_identities():
+    assert Composable(None, {}, normalise=True).identity == dict(method='composable', normalise=True)
+    assert Structured(None, {}).identity == dict(method='structured', strip_full_stop=True)
+    with pytest.raises(ValueError, match="'divide' is not one of composable"): new_rival('divide', None, {})
+    with pytest.raises(TypeError, match='max_iter: expected int'): new_rival('layout', None, {}, max_iter='2')
 
 
 # ---- what the benchmarks say themselves

@@ -42,7 +42,8 @@ class Ddim:
         states: torch.Tensor,  # Text states, (batch, length, width)
     ) -> torch.Tensor:  # ε, like `latents`
         "The noise that the model names."
-        output, alpha = self.unet(latents, t, encoder_hidden_states=states).sample, self.down.alphas_cumprod[t].to(latents)
+        output = self.unet(latents, t, encoder_hidden_states=states).sample
+        alpha = self.down.alphas_cumprod[t].to(latents)
         if self.kind == 'epsilon': return output
         if self.kind == 'v_prediction': return alpha.sqrt()*output + (1 - alpha).sqrt()*latents
         return (latents - alpha.sqrt()*output)/(1 - alpha).sqrt()
@@ -50,9 +51,11 @@ class Ddim:
     def to_picture(self, noise, t: int, latents): return self.down.step(noise, t, latents).prev_sample
     def to_noise(self, noise, t: int, latents): return self.up.step(noise, t, latents).prev_sample
 
-_LEVELS = ('num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'clip_sample', 'clip_sample_range', 'set_alpha_to_one',
-           'steps_offset', 'prediction_type', 'timestep_spacing', 'rescale_betas_zero_snr')  # What DDIMInverseScheduler takes
+_LEVELS = ('num_train_timesteps', 'beta_start', 'beta_end', 'beta_schedule', 'trained_betas', 'clip_sample',
+           'clip_sample_range', 'set_alpha_to_one', 'steps_offset', 'prediction_type', 'timestep_spacing',
+           'rescale_betas_zero_snr')  # What DDIMInverseScheduler takes
 
+# %% ../nbs/3_sampling/01_inversion.ipynb #c24deb69
 def guide(empty: torch.Tensor, asked: torch.Tensor, scale: float) -> torch.Tensor:  # As in `sampling.denoise`
     "Classifier-free guidance."
     return empty + scale*(asked - empty)
@@ -82,7 +85,9 @@ class Inversion(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.inference_steps < 1 or self.inner_steps < 0: raise ValueError(f'inference_steps: expected 1 or more, inner_steps: 0 or more; got {self.inference_steps} and {self.inner_steps}.')
+        if self.inference_steps < 1 or self.inner_steps < 0:
+            raise ValueError('inference_steps: expected 1 or more, inner_steps: 0 or more; '
+                             f'got {self.inference_steps} and {self.inner_steps}.')
 
     def at(self, i: int) -> tuple:  # (learning rate, loss that is small enough)
         "What holds at step i."
@@ -111,6 +116,7 @@ def fit_rows(
         if not active: break
     return torch.stack(rows).detach(), updates
 
+# %% ../nbs/3_sampling/01_inversion.ipynb #caa237ce
 def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # (batch,)
     "Mean squared difference of each pair of latents."
     return (a - b).square().flatten(1).mean(1)
@@ -121,17 +127,21 @@ def null_text(
     states: torch.Tensor,  # Text states of the captions, (batch, length, width)
     empty: torch.Tensor,  # Of the empty prompt, (1, length, width)
     settings: Inversion,
-) -> dict:  # embeddings (batch, steps, length, width); distances to the path after each step, updates: (batch, steps)
+) -> dict:  # embeddings (batch, steps, length, width); distances to the path, updates: (batch, steps)
     "Embeddings of the empty prompt that keep guided sampling on the path."
-    latents, rows, found = path[-1], empty.expand(len(states), *empty.shape[1:]), dict(embeddings=[], distances=[], updates=[])
+    latents, rows = path[-1], empty.expand(len(states), *empty.shape[1:])
+    found = dict(embeddings=[], distances=[], updates=[])
     for i, t in enumerate(ddim.times):
         target = path[-2 - i]
         with torch.no_grad(): asked = ddim.noise(latents, t, states)
-        def stepped(rows, which): return ddim.to_picture(guide(ddim.noise(latents[which], t, rows), asked[which], settings.guidance_scale), t, latents[which])
+        def stepped(rows, which):
+            noise = guide(ddim.noise(latents[which], t, rows), asked[which], settings.guidance_scale)
+            return ddim.to_picture(noise, t, latents[which])
         def losses_of(rows, which): return distances(stepped(rows, which), target[which])
         rows, updates = fit_rows(rows, losses_of, *settings.at(i), settings.inner_steps)
         with torch.no_grad(): latents = stepped(rows, list(range(len(rows))))
-        for name, value in (('embeddings', rows), ('distances', distances(latents, target)), ('updates', updates)): found[name].append(value)
+        for name, value in dict(embeddings=rows, distances=distances(latents, target), updates=updates).items():
+            found[name].append(value)
     return {name: torch.stack(values, 1) for name, values in found.items()}
 
 # %% ../nbs/3_sampling/01_inversion.ipynb #0ef6f2d7
@@ -142,10 +152,12 @@ def reconstruct(
     states: torch.Tensor,  # Text states of the captions, (batch, length, width)
     embeddings: torch.Tensor,  # From `null_text`, (batch, steps, length, width)
     guidance_scale: float,  # That of the inversion
-    after=None,  # Called after the U-Net's pass of every step, (empty prompts, then captions) as one batch, with (number of the step, timestep)
+    after=None,  # Called with (step's number, timestep) after the pass of every step, empty prompts then captions
 ) -> torch.Tensor:  # Latents, (batch, channels, h, w)
     "Guided sampling with an empty prompt for each picture and step."
-    if embeddings.shape[:2] != (len(noise), len(ddim.times)): raise ValueError(f'Embeddings for {embeddings.shape[0]} pictures and {embeddings.shape[1]} steps, but {len(noise)} pictures are to be drawn in {len(ddim.times)} steps.')
+    if embeddings.shape[:2] != (len(noise), len(ddim.times)):
+        raise ValueError(f'Embeddings for {embeddings.shape[0]} pictures and {embeddings.shape[1]} steps, '
+                         f'but {len(noise)} pictures are to be drawn in {len(ddim.times)} steps.')
     latents = noise
     for i, t in enumerate(ddim.times):
         empty, asked = ddim.noise(torch.cat([latents, latents]), t, torch.cat([embeddings[:, i], states])).chunk(2)
@@ -159,16 +171,19 @@ def invert(
     pixel_values: torch.Tensor,  # (batch, 3, height, width), in [-1, 1]
     captions: list,
     settings: Inversion = Inversion(),
-) -> dict:  # picture: latents of the pictures, noise: end of their paths, (batch, channels, h, w); embeddings, distances, updates: see `null_text`
+) -> dict:  # picture, noise: ends of the paths, (batch, channels, h, w); and what `null_text` returns
     "Null-text inversion of a few pictures."
     unet, encode = pipe.unet, TextStates(pipe)
-    if unet.dtype in (torch.float16, torch.bfloat16): raise ValueError(f'The U-Net is in {unet.dtype}, too coarse for null-text inversion: load the pipeline in float32.')
+    if unet.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f'The U-Net is in {unet.dtype}, too coarse for null-text inversion: '
+                         'load the pipeline in float32.')
     latents = image_moments(pixel_values, pipe.vae).chunk(2, 1)[0]*pipe.vae.config.scaling_factor
     states, empty = (encode(texts).to(unet.dtype) for texts in (captions, ['']))
     ddim = Ddim(unet, pipe.scheduler.config, settings.inference_steps)
     path = ddim_path(ddim, latents.to(unet.device, unet.dtype), states)
     found = dict(picture=path[0], noise=path[-1], **null_text(ddim, path, states, empty, settings))
-    if not found['distances'].isfinite().all(): raise ValueError(f'The inversion of {captions} gave values that are not finite: the weights are damaged.')
+    if not found['distances'].isfinite().all():
+        raise ValueError(f'The inversion of {captions} gave values that are not finite: the weights are damaged.')
     return found
 
 def redraw(
@@ -181,18 +196,21 @@ def redraw(
     "The null-text reconstruction."
     noise, embeddings = (inversion[name].to(pipe.unet.device, pipe.unet.dtype) for name in ('noise', 'embeddings'))
     states = TextStates(pipe)(captions).to(pipe.unet.dtype)
-    return reconstruct(Ddim(pipe.unet, pipe.scheduler.config, settings.inference_steps), noise, states, embeddings, settings.guidance_scale, after)
+    ddim = Ddim(pipe.unet, pipe.scheduler.config, settings.inference_steps)
+    return reconstruct(ddim, noise, states, embeddings, settings.guidance_scale, after)
 
 # %% ../nbs/3_sampling/01_inversion.ipynb #a0fc5f10
 def inversion_path(folder, picture_id: str) -> Path:
     "File of a picture; an id that is no file name gets one with a number of its own."
     name = re.sub(r'[^\w.-]', '_', picture_id)[:80]
-    return Path(folder)/(f'{name}.safetensors' if name == picture_id else f'{name}-{key_to_int(picture_id):x}.safetensors')
+    if name != picture_id: name = f'{name}-{key_to_int(picture_id):x}'
+    return Path(folder)/f'{name}.safetensors'
 
 def _origin(item) -> dict:
     "What a file belongs to."
     pixels = item['pixel_values'].contiguous()
-    return dict(id=item['id'], caption=item['caption'], size=list(pixels.shape), pixels=hashlib.sha256(pixels.numpy().tobytes()).hexdigest())
+    digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    return dict(id=item['id'], caption=item['caption'], size=list(pixels.shape), pixels=digest)
 
 def _is_done(path, item) -> bool:
     "Whether a picture's file is there and whole; an error if it is another picture's."
@@ -200,7 +218,9 @@ def _is_done(path, item) -> bool:
     try:
         with safe_open(path, 'pt') as f: origin = json.loads((f.metadata() or {}).get('origin', 'null'))
     except SafetensorError: return False  # cut off
-    if origin != _origin(item): raise ValueError(f'{path} was made from another picture or caption than {item["id"]!r} has now: choose another folder or delete the file.')
+    if origin != _origin(item):
+        raise ValueError(f'{path} was made from another picture or caption than {item["id"]!r} has now: '
+                         'choose another folder or delete the file.')
     return True
 
 def read_inversion(
@@ -209,16 +229,26 @@ def read_inversion(
 ) -> dict:  # As from `invert`, without the dimension of the batch
     "What was found for a picture."
     path = inversion_path(folder, picture_id)
-    if not path.is_file(): raise FileNotFoundError(f'There is no inversion {path}: run invert_pictures for this folder first.')
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no inversion {path}: run invert_pictures for this folder first.')
     return load_file(path)
 
 def _write(path, item, found, b):
-    with atomic_path(path) as temporary:
-        save_file({name: values[b].cpu().contiguous() for name, values in found.items()}, temporary, dict(origin=json.dumps(_origin(item))))
+    tensors = {name: values[b].cpu().contiguous() for name, values in found.items()}
+    with atomic_path(path) as temporary: save_file(tensors, temporary, dict(origin=json.dumps(_origin(item))))
+
+# %% ../nbs/3_sampling/01_inversion.ipynb #c706a666
+def _claimed(folder, settings, pipe):
+    "Write down how the folder's files are made; an error if its files were made otherwise."
+    if any(folder.glob('*.safetensors')) and not (folder/'settings.json').is_file():
+        raise ValueError(f'{folder} holds files but no settings.json, so nobody knows how they were made: '
+                         'choose another folder or empty this one.')
+    how = dict(recipe=settings.to_dict(), model=pipeline_hash(pipe), method='null-text inversion', prompts={})
+    write_json(folder/'settings.json', check_settings(folder, how))
 
 def invert_pictures(
     pipe,  # `StableDiffusionPipeline`
-    pictures,  # Sequence of dicts with id, pixel_values (3, height, width) in [-1, 1] and caption, such as a `GroundingDataset`
+    pictures,  # Sequence of dicts: id, pixel_values (3, height, width) in [-1, 1], caption; or a `GroundingDataset`
     folder,  # Where the files go
     batch: int = 4,  # Pictures side by side; does not change the result beyond rounding
     share: tuple = None,  # (rank, world): only this part of the batches; None asks the launcher
@@ -227,15 +257,18 @@ def invert_pictures(
     "Invert what is missing."
     if batch < 1: raise ValueError(f'batch: expected 1 or more, got {batch}.')
     folder, settings, (rank, world) = Path(folder), Inversion.from_params(settings), share or process_share()
-    if any(folder.glob('*.safetensors')) and not (folder/'settings.json').is_file(): raise ValueError(f'{folder} holds files but no settings.json, so nobody knows how they were made: choose another folder or empty this one.')
-    write_json(folder/'settings.json', check_settings(folder, dict(recipe=settings.to_dict(), model=pipeline_hash(pipe), method='null-text inversion', prompts={})))
+    _claimed(folder, settings, pipe)
     batches = [range(start, min(start + batch, len(pictures))) for start in range(0, len(pictures), batch)][rank::world]
     bar, counts = Progress(sum(map(len, batches)), 'invert', 'picture'), dict(inverted=0, skipped=0)
     for numbers in batches:
         items = [pictures[i] for i in numbers]
         todo = [b for b, item in enumerate(items) if not _is_done(inversion_path(folder, item['id']), item)]
-        if todo: found = invert(pipe, torch.stack([item['pixel_values'] for item in items]), [item['caption'] for item in items], settings)
+        if todo:
+            pixels = torch.stack([item['pixel_values'] for item in items])
+            found = invert(pipe, pixels, [item['caption'] for item in items], settings)
         for b in todo: _write(inversion_path(folder, items[b]['id']), items[b], found, b)
-        counts = dict(inverted=counts['inverted'] + len(todo), skipped=counts['skipped'] + len(items) - len(todo))
+        counts['inverted'] += len(todo)
+        counts['skipped'] += len(items) - len(todo)
         bar.update(len(items))
-    return dict(**counts, missing=sum(not inversion_path(folder, pictures[i]['id']).is_file() for i in range(len(pictures))) if world > 1 else 0)
+    ids = [pictures[i]['id'] for i in range(len(pictures))] if world > 1 else []
+    return dict(**counts, missing=sum(not inversion_path(folder, each).is_file() for each in ids))

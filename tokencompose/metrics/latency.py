@@ -61,14 +61,17 @@ def time_methods(
 ) -> Times:
     "Time methods round by round, in turning order."
     if not calls: raise ValueError('There is no method to time.')
-    if warm_up < 0 or repeats < 2 or images < 1: raise ValueError(f'Expected warm_up of 0 or more, repeats of 2 or more and images of 1 or more, got {warm_up}, {repeats} and {images}.')
+    if warm_up < 0 or repeats < 2 or images < 1:
+        raise ValueError('Expected warm_up of 0 or more, repeats of 2 or more and images of 1 or more, '
+                         f'got {warm_up}, {repeats} and {images}.')
     names, seconds, peaks = tuple(calls), np.zeros((repeats, len(calls))), dict.fromkeys(calls, 0.)
     for turn in range(warm_up + repeats):
         for i in np.roll(np.arange(len(names)), -turn):
             taken, peak = timed(lambda: calls[names[i]](turn), device)
             if turn >= warm_up: seconds[turn - warm_up, i], peaks[names[i]] = taken, max(peaks[names[i]], peak)
     if torch.device(device).type != 'cuda' and len(names) > 1: peaks = dict.fromkeys(names)
-    return Times(names, seconds, peaks, images, dict(device=device_name(device), warm_up=warm_up, repeats=repeats, images_a_call=images, **conditions))
+    conditions = dict(device=device_name(device), warm_up=warm_up, repeats=repeats, images_a_call=images, **conditions)
+    return Times(names, seconds, peaks, images, conditions)
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #cf9c1aec
 def run_conditions(
@@ -76,10 +79,13 @@ def run_conditions(
 ) -> dict:  # dtype, attention, kernel
     "How a pipeline's U-Net computes."
     kinds = sorted({type(p).__name__ for p in pipe.unet.attn_processors.values()})
-    flash, memory = (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()) if pipe.unet.device.type == 'cuda' else (False, False)
-    kernel = 'flash or memory-efficient' if flash and memory else 'flash' if flash else 'memory-efficient' if memory else 'plain'
+    cuda = pipe.unet.device.type == 'cuda'
+    allowed = {'flash': cuda and torch.backends.cuda.flash_sdp_enabled(),
+               'memory-efficient': cuda and torch.backends.cuda.mem_efficient_sdp_enabled()}
+    kernel = ' or '.join(name for name, on in allowed.items() if on) or 'plain'
     fused = any('2_0' in kind or 'Fused' in kind for kind in kinds)
-    return dict(dtype=str(pipe.unet.dtype).removeprefix('torch.'), attention=', '.join(kinds), kernel=f'scaled_dot_product_attention ({kernel})' if fused else 'explicit')
+    return dict(dtype=str(pipe.unet.dtype).removeprefix('torch.'), attention=', '.join(kinds),
+                kernel=f'scaled_dot_product_attention ({kernel})' if fused else 'explicit')
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #baa7c574
 def latency_table(
@@ -87,16 +93,19 @@ def latency_table(
     baseline: str = 'frozen',  # Method to compare with
     draws: int = 2000,
     seed: int = 0,
-) -> pd.DataFrame:  # Index method; seconds, std, low, high (a picture), ratio, ratio_low, ratio_high, peak_memory_mb
+) -> pd.DataFrame:  # Index method; seconds a picture, std, low, high; ratio, ratio_low, ratio_high; peak_memory_mb
     "Seconds a picture and the ratio to plain sampling, each with a 95 % interval over rounds."
-    if baseline not in times.names: raise ValueError(f'baseline: {baseline!r} was not timed, only {", ".join(times.names)}.')
+    if baseline not in times.names:
+        raise ValueError(f'baseline: {baseline!r} was not timed, only {", ".join(times.names)}.')
     per_image, base = times.seconds/times.images, times.names.index(baseline)
-    means = bootstrap_means(per_image, draws=draws, seed=seed)                 # columns share their draws: rounds stay together
+    means = bootstrap_means(per_image, draws=draws, seed=seed)         # columns share their draws: rounds stay together
     rows = []
     for i, name in enumerate(times.names):
         seconds, ratios = bootstrap_interval(per_image[:, i], draws=draws, seed=seed), means[:, i]/means[:, base]
-        rows.append(dict(method=name, seconds=seconds.mean, std=per_image[:, i].std(ddof=1), low=seconds.low, high=seconds.high,
-            ratio=per_image[:, i].mean()/per_image[:, base].mean(), ratio_low=np.quantile(ratios, .025), ratio_high=np.quantile(ratios, .975), peak_memory_mb=times.peak_mb[name]))
+        absolute = dict(seconds=seconds.mean, std=per_image[:, i].std(ddof=1), low=seconds.low, high=seconds.high)
+        ratio = dict(ratio=per_image[:, i].mean()/per_image[:, base].mean(), ratio_low=np.quantile(ratios, .025),
+                     ratio_high=np.quantile(ratios, .975))
+        rows.append(dict(method=name, **absolute, **ratio, peak_memory_mb=times.peak_mb[name]))
     return pd.DataFrame(rows).set_index('method')
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #889b5fad
@@ -107,11 +116,17 @@ def latency_results(
     seed: int = 0,
 ) -> dict:  # Method -> n, values, std, intervals, units, cost, notes (see `reporting`)
     "The measured parts of the result files of one run."
-    table, results = latency_table(times, baseline, draws, seed), {}
+    table, results, rounds = latency_table(times, baseline, draws, seed), {}, len(times.seconds)
     for i, (name, row) in enumerate(table.iterrows()):
-        units = dict(ids=list(range(len(times.seconds))), values=dict(seconds=(times.seconds[:, i]/times.images).tolist()))
-        intervals = dict(seconds=[float(row['low']), float(row['high'])], ratio=[float(row['ratio_low']), float(row['ratio_high'])])
         memory = times.peak_mb[name]
-        results[name] = dict(n=dict(rounds=len(times.seconds), images=times.seconds.shape[0]*times.images), values=dict(seconds=float(row['seconds']), ratio=float(row['ratio'])), std=dict(seconds=float(row['std'])),
-            intervals=intervals, units=units, cost=dict(seconds=float(times.seconds[:, i].sum()), peak_memory_mb=None if memory is None else round(memory, 1)), notes=dict(times.conditions, baseline=baseline, timed_together=list(times.names)))
+        results[name] = dict(
+            n=dict(rounds=rounds, images=rounds*times.images),
+            values=dict(seconds=float(row['seconds']), ratio=float(row['ratio'])),
+            std=dict(seconds=float(row['std'])),
+            intervals=dict(seconds=[float(row['low']), float(row['high'])],
+                           ratio=[float(row['ratio_low']), float(row['ratio_high'])]),
+            units=dict(ids=list(range(rounds)), values=dict(seconds=(times.seconds[:, i]/times.images).tolist())),
+            cost=dict(seconds=float(times.seconds[:, i].sum()),
+                      peak_memory_mb=None if memory is None else round(memory, 1)),
+            notes=dict(times.conditions, baseline=baseline, timed_together=list(times.names)))
     return results

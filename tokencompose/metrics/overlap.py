@@ -18,9 +18,14 @@ from ..data.masks import mask_fractions
 def _check_pairs(maps, masks):
     "Float maps and boolean masks, after checking that they belong together."
     maps, masks = torch.as_tensor(maps), torch.as_tensor(masks)
-    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks): raise ValueError(f'Maps of shape {tuple(maps.shape)} and masks of shape {tuple(masks.shape)}: expected (N, h, w) and (N, H, W) with the same N.')
-    if not maps.isfinite().all(): raise ValueError(f'{(~maps.isfinite()).flatten(1).any(1).sum()} of {len(maps)} maps hold values that are not finite.')
-    if (maps < 0).any(): raise ValueError('A map is negative somewhere: attention probabilities are expected, not their logarithms or scores.')
+    if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
+        raise ValueError(f'Maps of shape {tuple(maps.shape)} and masks of shape {tuple(masks.shape)}: '
+                         'expected (N, h, w) and (N, H, W) with the same N.')
+    broken = (~maps.isfinite()).flatten(1).any(1).sum()
+    if broken: raise ValueError(f'{broken} of {len(maps)} maps hold values that are not finite.')
+    if (maps < 0).any():
+        raise ValueError('A map is negative somewhere: attention probabilities are expected, '
+                         'not their logarithms or scores.')
     return maps.float(), masks.to(maps.device).bool()
 
 def _undefined(values, masks):
@@ -58,7 +63,8 @@ def map_iou(
 ) -> torch.Tensor:  # (N, thresholds); not a number for an empty mask
     "Intersection over union of the thresholded map and the mask."
     maps, masks = _check_pairs(maps, masks)
-    picked = stretched_maps(maps, masks.shape[-2:])[:, None] > torch.tensor(thresholds, device=maps.device)[:, None, None]
+    levels = torch.tensor(thresholds, device=maps.device)[:, None, None]
+    picked = stretched_maps(maps, masks.shape[-2:])[:, None] > levels
     masks = masks[:, None]
     both, either = (x.flatten(2).sum(2) for x in (picked & masks, picked | masks))
     return _undefined(both/either, masks[:, 0])
@@ -99,12 +105,13 @@ def grounding_scores(
     maps: torch.Tensor,  # (N, h, w)
     masks: torch.Tensor,  # (N, H, W)
     thresholds: tuple = THRESHOLDS,
-) -> dict:  # Name -> (N,) scores: mass, iou_0.3, ..., iou_best, ap, and area (of the mask: what a constant map scores)
+) -> dict:  # Name -> (N,) scores: mass, iou_0.3, ..., iou_best, ap, and area (of the mask)
     "Every score for each pair of map and mask."
     maps, masks = _check_pairs(maps, masks)
     by_threshold = {f'iou_{t:g}': scores for t, scores in zip(thresholds, map_iou(maps, masks, thresholds).T)}
     area = _undefined(masks.flatten(1).float().mean(1), masks)
-    return dict(mass=mass_inside(maps, masks), **by_threshold, iou_best=best_iou(maps, masks), ap=average_precision(maps, masks), area=area)
+    return dict(mass=mass_inside(maps, masks), **by_threshold, iou_best=best_iou(maps, masks),
+                ap=average_precision(maps, masks), area=area)
 
 # %% ../../nbs/4_metrics/08_metrics.overlap.ipynb #64d2fdca
 def grounding_table(
@@ -118,19 +125,24 @@ def grounding_table(
     for name, values in scores.items():
         _, means, counts = _by_image(values, images)
         interval = bootstrap_interval(means, counts, draws=draws, seed=seed)
-        rows.append(dict(score=name, **interval._asdict(), nouns=int(counts.sum()), images=len(counts), skipped=len(images) - int(counts.sum())))
+        nouns = int(counts.sum())
+        sizes = dict(nouns=nouns, images=len(counts), skipped=len(images) - nouns)
+        rows.append(dict(score=name, **interval._asdict(), **sizes))
     return pd.DataFrame(rows).set_index('score')
 
 def _by_image(values, images):
     "Ids of the images with a defined score (in order), their mean scores and how many nouns each mean holds."
     values = torch.as_tensor(values).cpu().double().numpy()
-    if len(values) != len(images): raise ValueError(f'{len(values)} scores but {len(images)} image ids: give one id for each pair of map and mask.')
+    if len(values) != len(images):
+        raise ValueError(f'{len(values)} scores but {len(images)} image ids: '
+                         'give one id for each pair of map and mask.')
     defined = ~np.isnan(values)
     if not defined.any(): raise ValueError(f'None of the {len(values)} pairs has a defined score: every mask is empty.')
     ids, place = np.unique(np.asarray(images)[defined], return_inverse=True)
     counts = np.bincount(place)
     return ids.tolist(), np.bincount(place, values[defined])/counts, counts
 
+# %% ../../nbs/4_metrics/08_metrics.overlap.ipynb #ca5f0f25
 def grounding_result(
     scores: dict,  # From `grounding_scores`
     images: list,  # Image id of each pair

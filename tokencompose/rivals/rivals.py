@@ -27,6 +27,8 @@ def new_rival(
     if name not in RIVALS: raise ValueError(f'rival: {name!r} is not one of {", ".join(RIVALS)}.')
     known = [f.name for f in fields(RIVALS[name])[2:]]
     for option in options:
+        if option in known: continue
         close = difflib.get_close_matches(option, known, 1)
-        if option not in known: raise ValueError(f'{name} has no option {option!r}{f", did you mean {close[0]!r}?" if close else "; it has " + ", ".join(known)}')
+        hint = f', did you mean {close[0]!r}?' if close else '; it has ' + ', '.join(known)
+        raise ValueError(f'{name} has no option {option!r}{hint}')
     return RIVALS[name](pipe, inputs, **options)
