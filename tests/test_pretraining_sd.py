@@ -10,8 +10,8 @@ from tokencompose.pretraining.fit import save_zoo
 from tokencompose.pretraining.sd import base_card, BaseConfig, pretrain_base
 
 SCORES = {1: SimpleNamespace(mean=50., low=40., high=60.)}
-SIZES = dict(resolution=80, prediction_type='v_prediction', channels=(16, 32, 48), heads=(1, 2, 3), linear_projection=True,
-             text_width=64, text_layers=2, text_heads=8, text_act='gelu', pad_token='!')
+SIZES = dict(resolution=80, prediction_type='v_prediction', channels=(16, 32, 48), heads=(1, 2, 3),
+             linear_projection=True, text_width=64, text_layers=2, text_heads=8, text_act='gelu', pad_token='!')
 
 
 @pytest.mark.parametrize('wrong, message', [
@@ -42,7 +42,8 @@ def second(tmp_path_factory):
 
 
 def test_the_autoencoder_is_taken_over_as_it_is(second):
-    for a, b in zip(second.pipe.vae.state_dict().values(), second.first.vae.state_dict().values()): assert torch.equal(a, b)
+    parts = (pipe.vae.state_dict().values() for pipe in (second.pipe, second.first))
+    for a, b in zip(*parts): assert torch.equal(a, b)
     assert second.pipe.vae.config.scaling_factor == second.first.vae.config.scaling_factor
     assert not (second.folder/'sd_v'/'vae.pt').exists()
 
