@@ -10,7 +10,7 @@ __all__ = ['PUBLISHED', 'model_folder', 'load_pipeline', 'load_tokenizer', 'mode
 # %% ../nbs/0_base/07_models.ipynb #0c755ce4
 import hashlib, json, tempfile
 from pathlib import Path
-import torch
+import tokenizers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
@@ -24,14 +24,19 @@ def model_folder(
     "Where a model's files lie on this machine."
     folder = resolve(model)
     if folder.is_dir(): return folder
-    if model.count('/') != 1 or model.startswith(('.', '~')): raise FileNotFoundError(f'There is no model folder {folder}: check the parameter `model`, or make the model with its pretraining notebook (nbs/pretrain_*.ipynb).')
+    if model.count('/') != 1 or model.startswith(('.', '~')):
+        raise FileNotFoundError(f'There is no model folder {folder}: check the parameter `model`, or make the model '
+                                'with its pretraining notebook (nbs/6_pretraining/pretrain_*.ipynb).')
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     try: return Path(snapshot_download(model, revision=revision or None, local_files_only=True))
     except LocalEntryNotFoundError:
         at = f' --revision {revision}' if revision else ''
-        raise FileNotFoundError(f'The weights of {model} are not on this machine: fetch them with `hf download {model}{at}`, or name a folder that holds them with `-p model FOLDER`.') from None
+        raise FileNotFoundError(f'The weights of {model} are not on this machine: fetch them with '
+                                f'`hf download {model}{at}`, or name a folder that holds them '
+                                'with `-p model FOLDER`.') from None
 
+# %% ../nbs/0_base/07_models.ipynb #880cd932
 def load_pipeline(
     model: str,  # See `model_folder`
     revision: str = '',  # Commit on the hub
@@ -40,9 +45,12 @@ def load_pipeline(
 ) -> StableDiffusionPipeline:
     "A pipeline in evaluation mode, without the safety checker (which would blacken pictures and count them as misses)."
     folder = model_folder(model, revision)
-    if not (folder/'model_index.json').is_file(): raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): point `model` at a folder written by save_pretrained.')
+    if not (folder/'model_index.json').is_file():
+        raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): '
+                                'point `model` at a folder written by save_pretrained.')
     disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, safety_checker=None,
+                                                   requires_safety_checker=False, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)
     return pipe.to(device or default_device())
@@ -53,13 +61,17 @@ def load_tokenizer(
 ) -> CLIPTokenizerFast:
     "The tokenizer of a pipeline alone, in the fast class."
     folder = model_folder(model, revision)/'tokenizer'
-    if not folder.is_dir(): raise FileNotFoundError(f'There is no {folder}: point `model` at the folder of a Stable Diffusion pipeline.')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'There is no {folder}: point `model` at the folder of a Stable Diffusion pipeline.')
     return CLIPTokenizerFast.from_pretrained(folder)
 
 # %% ../nbs/0_base/07_models.ipynb #9fb6d781
+_GITHUB = 'https://github.com/IDEA-Research/GroundingDINO/releases/download/v0.1.0-alpha'
 PUBLISHED = {  # file -> command that fetches it into the repository
-    'sam_vit_h_4b8939.pth': 'curl -L --create-dirs -o weights/sam_vit_h_4b8939.pth https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth',
-    'groundingdino_swint_ogc.pth': 'curl -L --create-dirs -o weights/groundingdino_swint_ogc.pth https://github.com/IDEA-Research/GroundingDINO/releases/download/v0.1.0-alpha/groundingdino_swint_ogc.pth',
+    'sam_vit_h_4b8939.pth': 'curl -L --create-dirs -o weights/sam_vit_h_4b8939.pth '
+                            'https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth',
+    'groundingdino_swint_ogc.pth': 'curl -L --create-dirs -o weights/groundingdino_swint_ogc.pth '
+                                   f'{_GITHUB}/groundingdino_swint_ogc.pth',
     'pos-english/pytorch_model.bin': 'hf download flair/pos-english pytorch_model.bin --local-dir weights/pos-english'}
 
 def model_path(
@@ -71,55 +83,78 @@ def model_path(
     if path.is_file(): return path
     if path.suffix not in ('.pth', '.pt', '.bin'): return model_folder(model, revision)
     command = next((command for name, command in PUBLISHED.items() if path.as_posix().endswith(name)), '')
-    raise FileNotFoundError(f'There is no model file {path}: ' + (f'fetch it with `{command}`, or name another.' if command else 'name a file or a folder that exists.'))
+    hint = f'fetch it with `{command}`, or name another.' if command else 'name a file or a folder that exists.'
+    raise FileNotFoundError(f'There is no model file {path}: {hint}')
 
 # %% ../nbs/0_base/07_models.ipynb #cdef5b85
 def build_tokenizer(
     texts,  # Sentences to learn the merges from
     merges: int = 420,  # Number of merges; few, so that some nouns are split as in real captions
     max_length: int = 40,  # Text positions, start and end token included
-    pad_token: str = '<|endoftext|>',  # Fills the rest of the text positions; "!", the first letter, in Stable Diffusion 2
+    pad_token: str = '<|endoftext|>',  # Fills the rest of the text positions; "!", the first letter, in SD 2
 ) -> CLIPTokenizerFast:
     "A tokenizer of CLIP's kind (lower case, byte-level BPE, end-of-word marks), learned from the world's captions."
-    from tokenizers import trainers
-    from transformers import CLIPTokenizer
     from transformers.models.clip.tokenization_clip import bytes_to_unicode
-    letters = list(bytes_to_unicode().values())
-    base = {token: i for i, token in enumerate([*letters, *(l + '</w>' for l in letters), '<|startoftext|>', '<|endoftext|>'])}
-    empty = _clip_tokenizer(base, [], max_length)
-    trainer = trainers.BpeTrainer(vocab_size=len(letters)*2 + 2 + merges, min_frequency=2, end_of_word_suffix='</w>', initial_alphabet=letters, show_progress=False, special_tokens=['<|startoftext|>', '<|endoftext|>'])
-    from tokenizers import models, Tokenizer
-    learner = Tokenizer(models.BPE(end_of_word_suffix='</w>'))
-    learner.normalizer, learner.pre_tokenizer = empty.backend_tokenizer.normalizer, empty.backend_tokenizer.pre_tokenizer
-    learner.train_from_iterator(texts, trainer)
-    import json
-    learned = json.loads(learner.to_str())['model']['merges'][:merges]
-    pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(' ')) for m in learned]
-    vocabulary = [*letters, *(l + '</w>' for l in letters), *(''.join(p) for p in pairs), '<|startoftext|>', '<|endoftext|>']
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
-    return _clip_tokenizer(vocabulary, pairs, max_length, pad_token)
+    letters, marks = list(bytes_to_unicode().values()), ['<|startoftext|>', '<|endoftext|>']
+    alphabet = [*letters, *(letter + '</w>' for letter in letters)]
+    pairs = _learned_merges(texts, merges, letters, marks, _clip_tokenizer([*alphabet, *marks], [], max_length))
+    words = [*alphabet, *(''.join(pair) for pair in pairs), *marks]
+    return _clip_tokenizer(list(dict.fromkeys(words)), pairs, max_length, pad_token)
 
-def _clip_tokenizer(vocabulary, merges, max_length, pad_token='<|endoftext|>'):
-    import json, tempfile
+def _learned_merges(texts, merges, letters, marks, empty) -> list:  # of pairs
+    "The most frequent pairs, cut into words as the tokenizer `empty` cuts."
+    size = 2*len(letters) + len(marks) + merges
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, min_frequency=2, end_of_word_suffix='</w>',
+                                             initial_alphabet=letters, show_progress=False, special_tokens=marks)
+    learner = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix='</w>'))
+    cut = empty.backend_tokenizer
+    learner.normalizer, learner.pre_tokenizer = cut.normalizer, cut.pre_tokenizer
+    learner.train_from_iterator(texts, trainer)
+    learned = json.loads(learner.to_str())['model']['merges'][:merges]
+    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(' ')) for pair in learned]
+
+def _clip_tokenizer(words, merges, max_length, pad_token='<|endoftext|>'):
+    "A tokenizer from its vocabulary and merges, through the files that CLIP's class reads."
+    vocabulary = {word: i for i, word in enumerate(words)}
+    lines = ['#version: 0.2', *(' '.join(pair) for pair in merges)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, 'vocab.json').write_text(json.dumps(vocabulary, ensure_ascii=False), encoding='utf-8')
-        Path(folder, 'merges.txt').write_text('#version: 0.2\n' + '\n'.join(' '.join(m) for m in merges) + '\n', encoding='utf-8')
-        return CLIPTokenizerFast(f'{folder}/vocab.json', f'{folder}/merges.txt', model_max_length=max_length, pad_token=pad_token)
+        Path(folder, 'merges.txt').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        return CLIPTokenizerFast(f'{folder}/vocab.json', f'{folder}/merges.txt', model_max_length=max_length,
+                                 pad_token=pad_token)
 
-def tokenize(tokenizer, texts: list) -> torch.Tensor:  # (texts, model_max_length), int64
+# %% ../nbs/0_base/07_models.ipynb #d162c2d0
+def tokenize(
+    tokenizer,
+    texts: list,
+) -> torch.Tensor:  # (texts, model_max_length), int64
     "Token ids, padded and cut to the tokenizer's length."
-    return tokenizer(texts, padding='max_length', truncation=True, max_length=tokenizer.model_max_length, return_tensors='pt').input_ids
+    length = tokenizer.model_max_length
+    return tokenizer(texts, padding='max_length', truncation=True, max_length=length, return_tensors='pt').input_ids
 
 # %% ../nbs/0_base/07_models.ipynb #987c6093
 def new_vae() -> AutoencoderKL:
     "Factor-4 autoencoder with four latent channels: 64 pixels become 16 x 16 x 4."
-    return AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, sample_size=64, block_out_channels=(16, 32, 64), layers_per_block=1,
-        down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, mid_block_add_attention=False)
+    return AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, sample_size=64, layers_per_block=1,
+                         block_out_channels=(16, 32, 64), norm_num_groups=8, mid_block_add_attention=False,
+                         down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3)
 
-def new_text_encoder(tokenizer, width: int = 96, layers: int = 3, heads: int = 4, act: str = 'quick_gelu') -> CLIPTextModel:
+def new_text_encoder(
+    tokenizer,
+    width: int = 96,
+    layers: int = 3,
+    heads: int = 4,
+    act: str = 'quick_gelu',  # "gelu" in Stable Diffusion 2
+) -> CLIPTextModel:
     "A small CLIP text encoder for `tokenizer`."
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=heads, hidden_act=act,
-        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    tokens = dict(vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length,
+                  bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                  pad_token_id=tokenizer.pad_token_id)
+    return CLIPTextModel(CLIPTextConfig(hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers,
+                                        num_attention_heads=heads, hidden_act=act, **tokens))
+
+_BLOCKS = dict(down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
+               up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'))
 
 def new_unet(
     cross_attention_dim: int = 96,  # Width of the text encoder
@@ -128,15 +163,16 @@ def new_unet(
     sample_size: int = 16,  # Side of the latents
     linear_projection: bool = False,  # Into and out of the attention blocks; else 1 x 1 convolutions
 ) -> UNet2DConditionModel:
-    "A small U-Net with cross-attention at the full, the half and, in the middle block, the quarter of the latents' side."
-    return UNet2DConditionModel(sample_size=sample_size, in_channels=4, out_channels=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=16,
-        down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'), up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'),
-        cross_attention_dim=cross_attention_dim, attention_head_dim=heads, use_linear_projection=linear_projection)
+    "A small U-Net with cross-attention at the full, the half and, in the middle, the quarter of the latents' side."
+    return UNet2DConditionModel(sample_size=sample_size, in_channels=4, out_channels=4, block_out_channels=channels,
+                                layers_per_block=1, norm_num_groups=16, cross_attention_dim=cross_attention_dim,
+                                attention_head_dim=heads, use_linear_projection=linear_projection, **_BLOCKS)
 
+# %% ../nbs/0_base/07_models.ipynb #735fa864
 def new_scheduler(prediction_type: str = 'epsilon') -> DDIMScheduler:
     "Stable Diffusion's schedule and DDIM settings."
-    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type)
+    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear',
+                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type)
 
 def slow_tokenizer(tokenizer) -> CLIPTokenizer:
     "The same tokenizer in the class that Stable Diffusion's folders name."
@@ -146,11 +182,13 @@ def slow_tokenizer(tokenizer) -> CLIPTokenizer:
 
 def new_pipeline(vae, text_encoder, tokenizer, unet, prediction_type: str = 'epsilon') -> StableDiffusionPipeline:
     "Five parts put together; `save_pretrained` gives the layout of a real Stable Diffusion folder."
-    pipe = StableDiffusionPipeline(vae=vae, text_encoder=text_encoder, tokenizer=slow_tokenizer(tokenizer), unet=unet, scheduler=new_scheduler(prediction_type),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(vae=vae, text_encoder=text_encoder, tokenizer=slow_tokenizer(tokenizer), unet=unet,
+                                   scheduler=new_scheduler(prediction_type), safety_checker=None,
+                                   feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
+# %% ../nbs/0_base/07_models.ipynb #daa3f2ad
 def tiny_pipeline(
     texts: list = (),  # Sentences for the tokenizer; a few of our own when empty
     seed: int = 0,
@@ -161,11 +199,14 @@ def tiny_pipeline(
     pad_token: str = '<|endoftext|>',
 ) -> StableDiffusionPipeline:
     "A random pipeline for tests: nothing learned, everything in its place."
-    tokenizer = build_tokenizer(list(texts) or ['a photo of a cat, a dog and a teddy bear.']*3, merges=100, pad_token=pad_token)
+    texts = list(texts) or ['a photo of a cat, a dog and a teddy bear.']*3
+    tokenizer = build_tokenizer(texts, merges=100, pad_token=pad_token)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = new_unet(32, channels=(16, 32, 32), heads=heads, sample_size=sample_size, linear_projection=linear_projection)
-        return new_pipeline(new_vae(), new_text_encoder(tokenizer, width=32, layers=1), tokenizer, unet, prediction_type)
+        unet = new_unet(32, channels=(16, 32, 32), heads=heads, sample_size=sample_size,
+                        linear_projection=linear_projection)
+        vae, text_encoder = new_vae(), new_text_encoder(tokenizer, width=32, layers=1)
+        return new_pipeline(vae, text_encoder, tokenizer, unet, prediction_type)
 
 # %% ../nbs/0_base/07_models.ipynb #0df81e81
 def loud_pipeline(
@@ -184,13 +225,11 @@ def tiny_unet(
     **changes,  # Settings of `UNet2DConditionModel`
 ) -> UNet2DConditionModel:
     "A random U-Net with cross-attention at maps of 16, 8 and 4, the same at every call."
-    blocks = dict(down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
-                  up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'))
     sizes = dict(sample_size=16, block_out_channels=(16, 32, 32), layers_per_block=1, cross_attention_dim=12,
                  attention_head_dim=4, norm_num_groups=8)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return UNet2DConditionModel(**{**sizes, **blocks, **changes})
+        return UNet2DConditionModel(**{**sizes, **_BLOCKS, **changes})
 
 # %% ../nbs/0_base/07_models.ipynb #63ff40ea
 _STABLE_DIFFUSION = dict(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
@@ -204,7 +243,8 @@ def new_sampler(
     if name not in kinds: raise ValueError(f'scheduler: expected {" or ".join(kinds)}, got {name!r}.')
     known = {key: value for key, value in config.items() if not key.startswith('_')}
     unsaved = set(config.get('_use_default_values', ()))
-    return kinds[name].from_config({**known, **{k: v for k, v in _STABLE_DIFFUSION.items() if k not in known or k in unsaved}})
+    filled = {key: value for key, value in _STABLE_DIFFUSION.items() if key not in known or key in unsaved}
+    return kinds[name].from_config({**known, **filled})
 
 # %% ../nbs/0_base/07_models.ipynb #58e1dc76
 def model_fingerprint(
@@ -213,7 +253,9 @@ def model_fingerprint(
     "Hash of a model's class, settings and weights."
     config = model.config.to_dict() if hasattr(model.config, 'to_dict') else dict(model.config)
     ignored = ('transformers_version', 'torch_dtype', 'dtype', 'architectures')
-    digest = hashlib.sha256(json.dumps([type(model).__name__, {k: v for k, v in config.items() if k[0] != '_' and k not in ignored}], sort_keys=True, default=str).encode())
+    settings = {key: value for key, value in config.items() if key[0] != '_' and key not in ignored}
+    text = json.dumps([type(model).__name__, settings], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
