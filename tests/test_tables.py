@@ -207,7 +207,14 @@ def test_the_papers_differences_are_those_of_its_tables():
     pairs = [('denoise', 'frozen'), ('token', 'denoise'), ('tokencompose', 'token')]
     frame = claims_frame([], [Claim('', *pair, (MG3,)) for pair in pairs], 2, fill_from=(1,))
     assert frame.paper.tolist() == ['+12.47', '+8.40', '+4.55']
-    assert frame.difference.tolist()[1] == '+ token loss − denoising loss only'
+    assert frame.index[1] == ('', '+ token loss − denoising loss only')
+
+
+def test_a_claim_of_no_difference_asks_for_the_interval_alone():
+    def verdict(*results): return claims_frame(results, [Claim('alike', 'token', 'denoise', (MG3,), equal=True)], 2).verdict.item()
+    assert verdict(control, runs[0]) == 'no difference shown'
+    assert verdict(toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3)))) == 'differs, settled'
+    assert verdict() == 'not run'
 
 
 # ---- to look at

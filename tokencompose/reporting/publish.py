@@ -26,14 +26,14 @@ def to_csv(frame: pd.DataFrame) -> str:
     "The table as CSV; headings are \"group | column\"."
     return frame.set_axis([f'{group} | {column}' for group, column in frame.columns], axis=1).to_csv()
 
-# %% ../../nbs/7_tables/03_reporting.publish.ipynb #71bbe7fa
+# %% ../../nbs/7_tables/03_reporting.publish.ipynb #4ef314b2
 def caption_of(frame: pd.DataFrame) -> str:
     "What a reader must know before comparing: whose numbers, which interval, which judge."
     table, profile, judges = (frame.attrs[key] for key in ('table', 'profile', 'judges'))
     judged = f' Judged by {", ".join(judges)}.' if judges else ''
-    return (f'Paper: Table {table} as printed, ± over rounds. {profile}: measured here, with 95 % intervals over prompts '
-            'or images (and training seeds where there are several; three can be too few, see the range over them). '
-            f'Cost: of all columns, mean of the seeds, on machines that did other work too.{judged}')
+    return (f'Paper: Table {table} as printed, ± over rounds. {profile}: measured here, with 95 % intervals over '
+            'prompts or images (and training seeds where there are several; three can be too few, see the range over '
+            f'them). Cost: of all columns, mean of the seeds, on machines that did other work too.{judged}')
 
 def save_table(
     frame: pd.DataFrame,

@@ -289,13 +289,14 @@ def difference_frame(
     index = pd.Index([label_of(m, labels) for m in rows], name=f'minus {label_of(baseline, labels)}')
     return pd.DataFrame(cells, index=index)
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #dbfc67fc
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #a42b191c
 class Claim(NamedTuple):
     "What the paper says of two rows."
     text: str
     method: str
     baseline: str
     columns: tuple  # (metric, name) pairs in which it shows
+    equal: bool = False  # The paper finds no difference worth a word
 
 def claims_frame(
     results: list,  # From `load_results`; all of one profile
@@ -303,7 +304,7 @@ def claims_frame(
     table: int,  # The paper's table
     fill_from: tuple = (),  # As in `compare_frame`
     draws: int = 2000,
-) -> pd.DataFrame:  # Texts; a row for each claim and column
+) -> pd.DataFrame:  # Texts; a row for each claim and column, columns in, paper, here, verdict
     "The paper's claims, there and here."
     paper, rows = _printed((*reversed(fill_from), table)), []
     for claim in claims:
@@ -314,10 +315,12 @@ def claims_frame(
             here = paired_difference(results, *pair, metric, name, draws)
             rows.append({'claim': claim.text, 'difference': ' − '.join(map(label_of, pair)),
                          'in': column_label(metric, name), 'paper': there or NOT_REPORTED,
-                         'here': format_difference(here, metric_info(metric).digits), 'verdict': _verdict(there, here)})
-    return pd.DataFrame(rows, columns=['claim', 'difference', 'in', 'paper', 'here', 'verdict']).set_index('claim')
+                         'here': format_difference(here, metric_info(metric).digits),
+                         'verdict': _verdict(there, here, claim.equal)})
+    columns = ['claim', 'difference', 'in', 'paper', 'here', 'verdict']
+    return pd.DataFrame(rows, columns=columns).set_index(['claim', 'difference'])
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #2d1864e8
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #779a3942
 _TWINS = dict(zip(_DISTANCES['clip'], _DISTANCES['inception']))  # the paper's distance for ours
 
 def _printed_difference(paper, pair, metric, name) -> str:
@@ -326,9 +329,11 @@ def _printed_difference(paper, pair, metric, name) -> str:
     if None in sides: return ''
     return f'{sides[0]["value"] - sides[1]["value"]:+.{max(s["digits"] for s in sides)}f}'
 
-def _verdict(there, here) -> str:
+def _verdict(there, here, equal) -> str:
     if here is None: return NOT_RUN
-    settled = 'settled' if here.low > 0 or here.high < 0 else 'not settled'
+    outside = here.low > 0 or here.high < 0  # without an interval nothing is
+    if equal: return 'differs, settled' if outside else 'no difference shown'
+    settled = 'settled' if outside else 'not settled'
     if not there: return settled
     return f'{"as in the paper" if here.mean*float(there) > 0 else "not as in the paper"}, {settled}'
 
