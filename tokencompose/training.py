@@ -75,7 +75,7 @@ def sample_draws(
     noise = torch.stack([r[0] for r in rows])
     return noise[:, 0], noise[:, 1], torch.stack([r[1] for r in rows])
 
-# %% ../nbs/1_method/08_training.ipynb #4016a10d
+# %% ../nbs/1_method/08_training.ipynb #c18ed562
 def latent_side(pipe, config: TrainConfig) -> int:
     "Side of the latents of the training images, which need not be the U-Net's own."
     return config.resolution//pipe.vae_scale_factor
@@ -106,6 +106,7 @@ def _check_there(path: Path, name: str, held_out: bool):
         f'The {name} folder {path} is missing: make it with the notebooks in data_prep/ '
         f'(first 00_scenes, last {last}), or name another with `-p {name} FOLDER`.')
 
+# %% ../nbs/1_method/08_training.ipynb #1e8a2bdc
 def make_batch(data: CachedDataset, order: SampleOrder, places: list, pipe, seed: int, device) -> dict:
     "The samples at some places of the sequence, with their draws, on the device."
     batch = data.batch([order[n] for n in places])
@@ -300,7 +301,7 @@ def look(run: Run):
             sample_grid(run.pipe, run.unet, run.config, run.out/'samples'/f'step-{run.step:07d}.png')
     run.unet.train()
 
-# %% ../nbs/1_method/08_training.ipynb #be6d6319
+# %% ../nbs/1_method/08_training.ipynb #fda2fe38
 def bookkeep(run: Run, norm: torch.Tensor, last: int):
     "Log, checkpoint and look where it is time; all processes wait for a checkpoint."
     config, step = run.config, run.step
@@ -331,6 +332,7 @@ def finish(run: Run) -> dict:
     run.accelerator.wait_for_everyone()
     return result
 
+# %% ../nbs/1_method/08_training.ipynb #219d0c35
 def export(run: Run, result: dict):
     "The pipeline under a temporary name, renamed when whole, then the result."
     if run.ema is not None: run.ema.copy_to(run.unet.parameters())

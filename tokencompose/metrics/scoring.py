@@ -123,7 +123,7 @@ class DetectorScorer(PictureScorer):
 
     def table(self) -> pd.DataFrame: return self.tabulate(*self.asked, seed=self.job.seed)
 
-# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #2296ba64
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #f9e37be3
 class MultigenScorer(DetectorScorer):
     "How many of the things asked for are found."
     measure, tabulate = staticmethod(mg_result), staticmethod(mg_table)
@@ -153,6 +153,7 @@ class MultigenScorer(DetectorScorer):
         rates = class_rates(*self.asked).round(1)
         return [rates] if self.apart is None else [rates, self.apart.round(1)]
 
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #efbbf36c
 class VisorScorer(DetectorScorer):
     "Whether two things are there, and stand as asked."
     measure, tabulate, keep_boxes = staticmethod(visor_result), staticmethod(visor_table), True
