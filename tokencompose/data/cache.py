@@ -9,6 +9,7 @@ __all__ = ['image_moments', 'text_states', 'latents_from_moments', 'cache_keys',
 import hashlib, json
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from ..core import atomic_path, file_sha256, in_parallel, Progress
@@ -43,29 +44,32 @@ def latents_from_moments(
     mean, logvar = moments.chunk(2, dim=1)
     return (mean + torch.exp(.5*logvar.clamp(-30., 20.))*noise - shift_factor)*scaling_factor
 
-# %% ../../nbs/1_method/05_data.cache.ipynb #ebfcc08f
+# %% ../../nbs/1_method/05_data.cache.ipynb #0b9b5317
 def _sha(*parts) -> str: return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 def cache_keys(
     dataset: GroundingDataset,  # Data set
 ) -> tuple:  # (key of every image, key of every caption)
     "The names under which a data set's samples are cached."
-    images = [_sha('moments', 1, digest, dataset.resolution) for digest in in_parallel(file_sha256, map(dataset.image_path, range(len(dataset))))]
+    digests = in_parallel(file_sha256, map(dataset.image_path, range(len(dataset))))
+    images = [_sha('moments', 1, digest, dataset.resolution) for digest in digests]
     return images, [_sha('text', 1, dataset.input_ids(i).tolist()) for i in range(len(dataset))]
 
+# %% ../../nbs/1_method/05_data.cache.ipynb #ebfcc08f
 def _stored(folder: Path, kind: str) -> dict:
     "Entry -> the file it lies in."
     found = {}
     for path in sorted(folder.glob(f'{kind}-*.safetensors')):
         try:
             with safe_open(path, 'pt') as f: found.update(dict.fromkeys(f.keys(), path))
-        except (SafetensorError, OSError) as error: raise ValueError(f'The cache file {path} cannot be read ({error}): delete it and encode again.') from None
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f'The cache file {path} cannot be read ({error}): delete it and encode again.') from None
     return found
 
 def _encode(folder, kind, keys, encode, batch_size, shard, dtype, share, progress):
     "Encode what is missing among `keys` (one per row), file by file."
     first, stored = {key: i for i, key in reversed(list(enumerate(keys)))}, _stored(folder, kind)
-    mine = sorted(first, key=first.get)[share[0]::share[1]]  # of all, not of the missing: processes look at different times
+    mine = sorted(first, key=first.get)[share[0]::share[1]]  # of all, not of the missing: processes look at other times
     todo = [key for key in mine if key not in stored]
     bar = Progress(len(todo), f'encode {kind}') if progress and todo else None
     for start in range(0, len(todo), shard):
@@ -73,7 +77,9 @@ def _encode(folder, kind, keys, encode, batch_size, shard, dtype, share, progres
         for at in range(0, len(part), batch_size):
             names = part[at:at + batch_size]
             values = encode([first[name] for name in names]).to(dtype)
-            if not values.isfinite().all(): raise ValueError(f'Encoding the {kind} of row {first[names[0]] + 1} or one of the {len(names) - 1} after it gave values that are not finite: run the model in float32.')
+            if not values.isfinite().all():
+                raise ValueError(f'Encoding the {kind} of row {first[names[0]] + 1} or one of the {len(names) - 1} '
+                                 'after it gave values that are not finite: run the model in float32.')
             entries.update({name: value.contiguous() for name, value in zip(names, values.split(1))})
             if bar: bar.update(len(names))
         with atomic_path(folder/f'{kind}-{_sha(part)}.safetensors') as temporary: save_file(entries, temporary)
@@ -91,27 +97,33 @@ def encode_cache(
     progress: bool = True,  # Show a bar
 ) -> Path:  # Folder of this pair of models, for `CachedDataset`
     "Encode all images and captions that are not in the cache yet."
-    if dataset.flip: raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
+    if dataset.flip:
+        raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
     folder = Path(cache_dir)/'-'.join([model_fingerprint(vae)[:16], model_fingerprint(text_encoder)[:16], dtype])
     folder.mkdir(parents=True, exist_ok=True)
     image_keys, text_keys = cache_keys(dataset)
-    pixels = lambda indices: torch.stack(list(in_parallel(dataset.pixel_values, indices)))
+    def moments(indices):
+        pixels = torch.stack(list(in_parallel(dataset.pixel_values, indices)))
+        return image_moments(pixels, vae)
+    def states(indices): return text_states(torch.stack([dataset.input_ids(i) for i in indices]), text_encoder)
     modes = [(model, model.training) for model in (vae, text_encoder)]
     try:
         for model, _ in modes: model.eval()
         common = (batch_size, shard, getattr(torch, dtype), share, progress)
-        _encode(folder, 'moments', image_keys, lambda indices: image_moments(pixels(indices), vae), *common)
-        _encode(folder, 'text', text_keys, lambda indices: text_states(torch.stack([dataset.input_ids(i) for i in indices]), text_encoder), *common)
+        _encode(folder, 'moments', image_keys, moments, *common)
+        _encode(folder, 'text', text_keys, states, *common)
     finally:
         for model, mode in modes: model.train(mode)
     return folder
 
-# %% ../../nbs/1_method/05_data.cache.ipynb #85adaeb7
+# %% ../../nbs/1_method/05_data.cache.ipynb #aeaf24a3
 def _gather(folder: Path, kind: str, keys: list) -> tuple:
     "(entries, row of `entries` for every key)."
     stored, rows = _stored(folder, kind), {key: n for n, key in enumerate(dict.fromkeys(keys))}
     missing = [i for i, key in enumerate(keys) if key not in stored]
-    if missing: raise ValueError(f'{len(missing)} of {len(keys)} samples have no {kind} in the cache {folder} (the first is row {missing[0] + 1}): run encode_cache with the same data, models and resolution.')
+    if missing:
+        raise ValueError(f'{len(missing)} of {len(keys)} samples have no {kind} in the cache {folder} (the first is '
+                         f'row {missing[0] + 1}): run encode_cache with the same data, models and resolution.')
     table = None
     for path in sorted(set(map(stored.get, rows))):
         with safe_open(path, 'pt') as f:
@@ -121,14 +133,23 @@ def _gather(folder: Path, kind: str, keys: list) -> tuple:
                 table[rows[key]] = value[0]
     return table, torch.tensor([rows[key] for key in keys])
 
-def _target_table(dataset, folder: Path, sizes, rule, keep_smallest, progress) -> TargetTable:
-    "The data set's targets, from their own cache file or computed and kept there."
-    sizes = [tuple(map(int, size)) for size in sizes]
+# %% ../../nbs/1_method/05_data.cache.ipynb #5668f747
+_TABLES = ('noun_start', 'column_start', 'token_ids', 'column_noun')
+
+def _target_file(dataset, folder: Path, sizes, rule, keep_smallest) -> Path:
+    "Where the targets of a data set are kept."
     paths = sorted({path for i in range(len(dataset)) for path in dataset.mask_paths(i) if path})
     digests = dict(zip(paths, in_parallel(file_sha256, paths)))
     images = [with_row_named(row, image_header, dataset.image_path(i)) for i, row in enumerate(dataset.rows)]
-    inputs = [[[path and digests[path] for path in dataset.mask_paths(i)], dataset.token_ids(i), images[i]] for i in range(len(dataset))]
-    file = folder/f'targets-{_sha(1, inputs, dataset.resolution, dataset.mask_orientation, sizes, rule, keep_smallest)}.safetensors'
+    inputs = [[[path and digests[path] for path in dataset.mask_paths(i)], dataset.token_ids(i), images[i]]
+              for i in range(len(dataset))]
+    key = _sha(1, inputs, dataset.resolution, dataset.mask_orientation, sizes, rule, keep_smallest)
+    return folder/f'targets-{key}.safetensors'
+
+def _target_table(dataset, folder: Path, sizes, rule, keep_smallest, progress) -> TargetTable:
+    "The data set's targets, from their own cache file or computed and kept there."
+    sizes = [tuple(map(int, size)) for size in sizes]
+    file = _target_file(dataset, folder, sizes, rule, keep_smallest)
     if not file.is_file():
         bar = Progress(len(dataset), 'targets', 'sample') if progress else None
         def samples():
@@ -136,14 +157,16 @@ def _target_table(dataset, folder: Path, sizes, rule, keep_smallest, progress) -
                 yield masks, dataset.token_ids(i)
                 if bar: bar.update()
         table = TargetTable.build(samples(), sizes, rule, keep_smallest)
-        tensors = {name: getattr(table, name) for name in ('noun_start', 'column_start', 'token_ids', 'column_noun')}
+        tensors = {name: getattr(table, name) for name in _TABLES}
         for h, w in sizes: tensors[f'masks {h} {w}'], tensors[f'valid {h} {w}'] = table.masks[h, w], table.valid[h, w]
         with atomic_path(file) as temporary: save_file(tensors, temporary)
     try: tensors = load_file(file)
-    except (SafetensorError, OSError) as error: raise ValueError(f'The cache file {file} cannot be read ({error}): delete it and run again.') from None
-    by_size = lambda kind: {(h, w): tensors.pop(f'{kind} {h} {w}') for h, w in sizes}
-    return TargetTable(masks=by_size('masks'), valid=by_size('valid'), **tensors)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f'The cache file {file} cannot be read ({error}): delete it and run again.') from None
+    masks, valid = ({(h, w): tensors.pop(f'{kind} {h} {w}') for h, w in sizes} for kind in ('masks', 'valid'))
+    return TargetTable(masks=masks, valid=valid, **tensors)
 
+# %% ../../nbs/1_method/05_data.cache.ipynb #85adaeb7
 class CachedDataset:
     "A data set in memory, encoded; `cached.batch(indices)` is a training batch."
     def __init__(
@@ -155,7 +178,8 @@ class CachedDataset:
         keep_smallest: bool = False,  # See `mask_targets`
         progress: bool = True,  # Show a bar while targets are computed
     ):
-        if dataset.flip: raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
+        if dataset.flip:
+            raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
         image_keys, text_keys = cache_keys(dataset)
         self.moments, self.moment_row = _gather(Path(folder), 'moments', image_keys)
         self.states, self.state_row = _gather(Path(folder), 'text', text_keys)
@@ -171,16 +195,22 @@ class CachedDataset:
     ) -> dict:  # ids, captions, moments (b, 2*c, h, w), encoder_hidden_states (b, length, width), targets
         "Any samples as one batch."
         index = torch.as_tensor(indices, dtype=torch.long).cpu()
-        pick = lambda table, rows: table[rows[index].to(table.device)].float()
-        return dict(ids=[self.ids[i] for i in index.tolist()], captions=[self.captions[i] for i in index.tolist()], moments=pick(self.moments, self.moment_row),
-                    encoder_hidden_states=pick(self.states, self.state_row), targets=self.targets.batch(index, nouns, columns))
+        def pick(table, rows): return table[rows[index].to(table.device)].float()
+        return dict(ids=[self.ids[i] for i in index.tolist()], captions=[self.captions[i] for i in index.tolist()],
+                    moments=pick(self.moments, self.moment_row),
+                    encoder_hidden_states=pick(self.states, self.state_row),
+                    targets=self.targets.batch(index, nouns, columns))
 
-    def to(self, device):
-        "Move the tables, in place."
-        self.moments, self.states, self.targets = self.moments.to(device), self.states.to(device), self.targets.to(device)
-        return self
+# %% ../../nbs/1_method/05_data.cache.ipynb #3a6adb58
+@patch
+def to(self: CachedDataset, device):
+    "Move the tables, in place."
+    self.moments, self.states = self.moments.to(device), self.states.to(device)
+    self.targets = self.targets.to(device)
+    return self
 
-    def nbytes(self) -> int:
-        "Memory of the tables."
-        tables = [self.moments, self.states, *self.targets.masks.values(), *self.targets.valid.values()]
-        return sum(t.numel()*t.element_size() for t in tables)
+@patch
+def nbytes(self: CachedDataset) -> int:
+    "Memory of the tables."
+    tables = [self.moments, self.states, *self.targets.masks.values(), *self.targets.valid.values()]
+    return sum(t.numel()*t.element_size() for t in tables)
