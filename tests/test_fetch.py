@@ -3,6 +3,7 @@ import hashlib
 import json
 import multiprocessing
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from test_bad_input import run
 from tokencompose.core import read_jsonl, write_jsonl
 from tokencompose.data import fetch as module
 from tokencompose.data.coco import build_dataset, read_coco
-from tokencompose.data.fetch import archive_source, download, fetch, fetch_annotations, fetch_photos, FetchError, LOCK
-from tokencompose.data.fetch import Source, vsr_sources
+from tokencompose.data.fetch import archive_source, download, extract, fetch, fetch_annotations, fetch_photos, FetchError
+from tokencompose.data.fetch import listed_photos, LOCK, photo_sources, Source, vsr_sources
 from tokencompose.metrics.benchmarks import benchmark_prompts, for_benchmark
 from tokencompose.profiles import SD14
 
@@ -241,6 +242,44 @@ def test_killed_while_unpacking(server, whole, tmp_path, monkeypatch):
     assert contents(tmp_path/'data') == whole and not asked(server, ZIP)
 
 
+def test_trouble_that_does_not_pass(server, tmp_path):
+    server.trouble[PHOTO] = [500]*3
+    with pytest.raises(FetchError, match='500; 3 tries'): download(f'{server.url}/{PHOTO}', tmp_path/'x', tries=3, wait=.01)
+    def wrong(part): raise ValueError('wrong content')
+    with pytest.raises(ValueError, match='wrong content'): download(f'{server.url}/{PHOTO}', tmp_path/'x', wrong)
+    assert contents(tmp_path) == {}
+
+
+# ---- the lock file
+
+@pytest.fixture
+def photos(server, tmp_path):
+    "Some photos that have come, and their sources."
+    names = [p.relative_to(server.folder).as_posix() for p in sorted((server.folder/'train2017').iterdir())][:4]
+    sources = [Source(name, f'{server.url}/{name}', 'none') for name in names]
+    fetch(tmp_path, sources, **FAST)
+    return sources
+
+
+def test_killed_before_the_lock_file_was_written(photos, tmp_path):
+    before = (tmp_path/LOCK).read_bytes()
+    (tmp_path/LOCK).unlink()
+    assert fetch(tmp_path, photos, **FAST)['kept'] == 4
+    assert (tmp_path/LOCK).read_bytes() == before
+
+
+def test_how_many_may_be_lost(server, photos, tmp_path):
+    sources = [*photos, Source('train2017/none.jpg', f'{server.url}/train2017/none.jpg', 'none')]
+    assert [row['path'] for row in fetch(tmp_path, sources, max_missing=.2, **FAST)['missing']] == ['train2017/none.jpg']
+    with pytest.raises(FetchError, match=r'1 of 5 files are lost, more than the 10.0% allowed'): fetch(tmp_path, sources, max_missing=.1, **FAST)
+
+
+def test_a_photo_of_another_size(server, tmp_path):
+    source = Source(PHOTO, f'{server.url}/{PHOTO}', 'none', size=(30, 43))
+    with pytest.raises(FetchError, match=r'pixels, its annotation says 43x30'): fetch(tmp_path, [source], max_missing=.2, **FAST)
+    assert not (tmp_path/PHOTO).exists()
+
+
 # ---- files that are wrong
 
 def test_wrong_checksum(server, tmp_path):
@@ -328,6 +367,49 @@ def test_an_archive_that_leads_out_of_the_folder(remote, tmp_path):
     assert not list(tmp_path.rglob('escaped.txt')) and not (tmp_path/'a/b/data/annotations').exists()
 
 
+def zipped(path, *members):
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z:
+        for name, text in members: z.writestr(name, text)
+    return path
+
+
+LINK = zipfile.ZipInfo('a/link')
+LINK.external_attr = 0o120777 << 16
+
+
+@pytest.mark.parametrize('bad', ['/etc/x', '../x', 'a/../../x', r'a\..\x', 'C:/x', LINK])
+def test_a_member_that_leads_out_of_the_folder(tmp_path, bad):
+    archive = zipped(tmp_path/'a.zip', ('a/two.json', '[3]'), (bad, '/etc/passwd'))
+    with pytest.raises(ValueError, match='nothing was taken'): extract(archive, ['a/two.json'], tmp_path/'out')
+    assert not (tmp_path/'out').exists()
+
+
+def test_an_archive_that_is_not_the_one_meant(tmp_path):
+    archive = zipped(tmp_path/'a.zip', ('a/two.json', '[3]'*99))
+    with pytest.raises(ValueError, match='a/three.json not at all'): extract(archive, ['a/three.json'], tmp_path/'out')
+    broken = bytearray(archive.read_bytes())
+    broken[45] ^= 255
+    archive.write_bytes(broken)
+    with pytest.raises(ValueError, match='cannot be unpacked'): extract(archive, ['a/two.json'], tmp_path/'out')
+    with pytest.raises(ValueError, match='more than the 1 allowed'):
+        extract(zipped(tmp_path/'b.zip', ('bomb', bytes(5_000_000))), ['bomb'], tmp_path/'out', 10**6)
+    assert not list(tmp_path.glob('out/**/*.json'))
+
+
+# ---- which photos
+
+def test_lists_of_photos(tmp_path):
+    write_jsonl(tmp_path/'ids.jsonl', [dict(file_name=f'{i:012d}.jpg', text='a', attn_list=[]) for i in (8, 7, 8)])
+    assert listed_photos(tmp_path/'ids.jsonl') == (['000000000008.jpg', '000000000007.jpg'], 0)
+    write_jsonl(tmp_path/'ids.jsonl', [dict(file_name='../x.jpg')])
+    with pytest.raises(ValueError, match='row 1: .*twelve digits'): listed_photos(tmp_path/'ids.jsonl')
+
+
+def test_photos_of_another_split(server, tmp_path):
+    fetch_annotations(tmp_path, archive_source(server.url, 'any'), **FAST)
+    with pytest.raises(ValueError, match='1 of 1 images are not in'): photo_sources(tmp_path, 'val2017', ['000000000001.jpg'])
+
+
 # ---- the notebook
 
 def given(server, **more): return dict(profile='sd14', coco_url=server.url, vsr_url=f'{server.url}/vsr', annotations_sha256=sha256(server.folder/ZIP), val_images=2, threads=3, wait=.01) | more
@@ -390,6 +472,12 @@ def test_a_folder_of_drawn_scenes_is_not_touched(server, tmp_path):
     (tmp_path/'out/settings.json').write_text('{"step": "scenes"}')
     with pytest.raises(ValueError, match='other settings'): run(NOTEBOOK, tmp_path, **given(server))
     assert server.requests == []
+
+
+def test_addresses_and_checksums_that_are_none():
+    assert archive_source(sha256='any').sha256 == ''
+    with pytest.raises(ValueError, match='http://'): vsr_sources('data/vsr')
+    with pytest.raises(ValueError, match='64 digits'): archive_source(sha256='113a')
 
 
 def test_the_published_checksum_and_addresses():

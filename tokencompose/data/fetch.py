@@ -21,7 +21,8 @@ from .coco import checked_item, items_by_id, listed_images, read_annotations
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #4fb7e60d
 COCO_URL = 'https://s3.amazonaws.com/images.cocodataset.org'
-VSR_URL = 'https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning/af55c2c21a85aa18aeea131a8b6778c8875f26cf/data/splits/random'
+_VSR_COMMIT = 'af55c2c21a85aa18aeea131a8b6778c8875f26cf'
+VSR_URL = f'https://raw.githubusercontent.com/cambridgeltl/visual-spatial-reasoning/{_VSR_COMMIT}/data/splits/random'
 ARCHIVE_SHA256, ARCHIVE_BYTES = '113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268', 252_907_541
 
 @dataclass(frozen=True)
@@ -34,25 +35,33 @@ class Source:
     bytes: int = 0  # 0 when unknown
     size: tuple = ()  # Of a photo, (height, width)
 
+# %% ../../nbs/2_data/13_data.fetch.ipynb #7bbec5fa
 def _address(base: str, *parts) -> str:
-    if not re.match(r'https?://[^/]', base): raise ValueError(f'{base!r} is not the address of a server: it has to begin with http:// or https://.')
+    if not re.match(r'https?://[^/]', base):
+        raise ValueError(f'{base!r} is not the address of a server: it has to begin with http:// or https://.')
     return '/'.join([base.rstrip('/'), *parts])
 
 def vsr_sources(
     base: str = VSR_URL,  # Address of the folder that holds the three lists
 ) -> list:  # Of `Source`
     "VSR's random split."
-    return [Source(f'vsr/random/{name}.jsonl', _address(base, f'{name}.jsonl'), 'Apache-2.0') for name in ('train', 'dev', 'test')]
+    names = ('train', 'dev', 'test')
+    return [Source(f'vsr/random/{name}.jsonl', _address(base, f'{name}.jsonl'), 'Apache-2.0') for name in names]
 
 def archive_source(
     base: str = COCO_URL,  # Address of the folder that holds annotations/
     sha256: str = '',  # Another checksum than the one known; "any" accepts what comes and records it
 ) -> Source:
     "The annotations of COCO 2017, as a zip."
-    if sha256 not in ('', 'any') and not re.fullmatch('[0-9a-f]{64}', sha256): raise ValueError(f'{sha256!r} is not a SHA-256: 64 digits of 0-9 and a-f, empty for the known one, or "any".')
-    expected = dict(sha256=ARCHIVE_SHA256, bytes=ARCHIVE_BYTES) if not sha256 else dict(sha256='' if sha256 == 'any' else sha256)
-    return Source('annotations_trainval2017.zip', _address(base, 'annotations', 'annotations_trainval2017.zip'), 'CC BY 4.0', **expected)
+    if sha256 not in ('', 'any') and not re.fullmatch('[0-9a-f]{64}', sha256):
+        raise ValueError(f'{sha256!r} is not a SHA-256: 64 digits of 0-9 and a-f, '
+                         'empty for the known one, or "any".')
+    known = dict(sha256=ARCHIVE_SHA256, bytes=ARCHIVE_BYTES)
+    expected = known if not sha256 else dict(sha256='' if sha256 == 'any' else sha256)
+    name = 'annotations_trainval2017.zip'
+    return Source(name, _address(base, 'annotations', name), 'CC BY 4.0', **expected)
 
+# %% ../../nbs/2_data/13_data.fetch.ipynb #01ebb3fd
 def needs_photos(
     profile,  # `Profile`
 ) -> bool:
@@ -69,7 +78,8 @@ class _Passing(Exception):
         super().__init__(reason)
         self.wait = wait  # Seconds that the server asks for
 
-_BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
+_BROKEN = (requests.ConnectionError, requests.Timeout,
+           requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
 _TIMEOUT = (10, 60)  # Seconds to connect, and without a byte
 _LARGE = 20_000_000  # Bytes from which on a file has a bar of its own
 _BLOCK = 2**14  # Bytes that are written together; a part that breaks off holds whole blocks
@@ -82,11 +92,13 @@ def _session() -> requests.Session:
     return _local.session
 
 def _check_status(answer, url):
-    if answer.status_code in (403, 404, 410): raise NotThere(f'{url} is not there (the server says {answer.status_code}).')
-    if answer.status_code in (408, 425, 429, 500, 502, 503, 504):
+    status = answer.status_code
+    if status in (403, 404, 410): raise NotThere(f'{url} is not there (the server says {status}).')
+    if status in (408, 425, 429, 500, 502, 503, 504):
         asked = answer.headers.get('Retry-After', '')
-        raise _Passing(f'the server says {answer.status_code}', min(float(asked), 60.) if asked.isdigit() else 0.)
-    if answer.status_code not in (200, 206, 416): raise FetchError(f'{url}: the server answers {answer.status_code}, which is neither the file nor a known trouble.')
+        raise _Passing(f'the server says {status}', min(float(asked), 60.) if asked.isdigit() else 0.)
+    if status not in (200, 206, 416):
+        raise FetchError(f'{url}: the server answers {status}, which is neither the file nor a known trouble.')
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #e1cf7e95
 def _note(part: Path) -> Path: return part.with_name(part.name + '.tag')
@@ -101,12 +113,13 @@ def _transfer(url, part: Path, known: bool, stop) -> bool:
     if have and (tag or known): headers |= {'Range': f'bytes={have}-'} | ({'If-Range': tag} if tag else {})
     with _session().get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
         _check_status(answer, url)
-        said = re.match(r'bytes (?:(\d+)-\d+|\*)/(\d+)', answer.headers.get('Content-Range', ''))
-        if answer.status_code == 416 and said and int(said[2]) == have: return False  # it was complete already
-        if answer.status_code == 416 or answer.status_code == 206 and not (said and said[1] and int(said[1]) == have):
+        status, sent = answer.status_code, answer.headers.get('Content-Range', '')
+        said = re.match(r'bytes (?:(\d+)-\d+|\*)/(\d+)', sent)
+        if status == 416 and said and int(said[2]) == have: return False  # it was complete already
+        if status == 416 or status == 206 and not (said and said[1] and int(said[1]) == have):
             _forget(part)
             raise _Passing('the server sent another range than the one asked for')
-        if answer.status_code == 200:
+        if status == 200:
             _forget(part)  # the old bytes before the new tag: they must never meet
             have, tag = 0, answer.headers.get('ETag', '')
             _note(part).write_text('' if tag.startswith('W/') else tag or answer.headers.get('Last-Modified', ''))
@@ -145,7 +158,8 @@ def download(
         except (_Passing, *_BROKEN) as error:
             if n == tries - 1: raise FetchError(f'{url} does not come ({_reason(error)}; {tries} tries).') from None
             if stop.wait(max(wait*2**n, getattr(error, 'wait', 0.))): raise _Stopped from None
-        except requests.RequestException as error: raise FetchError(f'{url} cannot be asked for ({_reason(error)}).') from None
+        except requests.RequestException as error:
+            raise FetchError(f'{url} cannot be asked for ({_reason(error)}).') from None
         else:
             _note(part).unlink(missing_ok=True)
             part.replace(path)
@@ -169,9 +183,11 @@ LOCK = 'fetch.lock.jsonl'
 
 def read_lock(folder) -> dict:  # Path -> dict(path, url, bytes, sha256)
     "What has been fetched into a folder so far."
-    path = Path(folder)/LOCK
-    rows = [checked_item(row, dict(path=str, url=str, bytes=int, sha256=str), f'{path}, row {n}') for n, row in enumerate(read_jsonl(path), 1)] if path.is_file() else []
-    return {row['path']: row for row in rows}
+    path, kinds, rows = Path(folder)/LOCK, dict(path=str, url=str, bytes=int, sha256=str), {}
+    for n, row in enumerate(read_jsonl(path) if path.is_file() else [], 1):
+        row = checked_item(row, kinds, f'{path}, row {n}')
+        rows[row['path']] = row
+    return rows
 
 def _write_lock(folder, lock: dict): write_jsonl(Path(folder)/LOCK, [lock[path] for path in sorted(lock)])
 
@@ -179,10 +195,14 @@ def _examine(path: Path, source: Source, sha256: str) -> dict:
     "The file's line in the lock file, if its content is right."
     row = dict(path=source.path, url=source.url, bytes=path.stat().st_size, sha256=file_sha256(path))
     if sha256 and row['sha256'] != sha256:
-        raise ValueError(f'{source.url} came with the SHA-256 {row["sha256"][:16]}… where {sha256[:16]}… is {"published" if source.sha256 else f"recorded in {LOCK}"}: it was removed. Fetch again; if that does not help, it is not the same file.')
+        origin = 'published' if source.sha256 else f'recorded in {LOCK}'
+        raise ValueError(f'{source.url} came with the SHA-256 {row["sha256"][:16]}… where {sha256[:16]}… is {origin}: '
+                         'it was removed. Fetch again; if that does not help, it is not the same file.')
     if source.size:
         shape = open_picture(path, 'image').size[::-1]
-        if shape != source.size: raise ValueError(f'{source.url} has {shape[1]}x{shape[0]} pixels, its annotation says {source.size[1]}x{source.size[0]}: it was removed.')
+        if shape != source.size:
+            said = f'its annotation says {source.size[1]}x{source.size[0]}'
+            raise ValueError(f'{source.url} has {shape[1]}x{shape[0]} pixels, {said}: it was removed.')
     return row
 
 def _fetch_one(folder: Path, source: Source, line: dict, tries, wait, stop) -> tuple:
@@ -192,7 +212,8 @@ def _fetch_one(folder: Path, source: Source, line: dict, tries, wait, stop) -> t
         if line and line['sha256'] == sha256 == file_sha256(path): return 'kept', line
         try: return 'kept', _examine(path, source, sha256)
         except ValueError: path.unlink(); done = 'replaced'
-    return done, download(source.url, path, lambda part: _examine(part, source, sha256), bool(sha256), tries, wait, stop)
+    def check(part): return _examine(part, source, sha256)
+    return done, download(source.url, path, check, bool(sha256), tries, wait, stop)
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #ad8302b8
 def fetch(
@@ -204,8 +225,9 @@ def fetch(
     max_missing: float = 0.,  # Share of the files that may be lost
 ) -> dict:  # Counts of files kept, fetched and replaced; megabytes fetched; missing: rows (path, url, reason)
     "Fetch what is not there yet."
-    folder, lock, counts, missing, failed = Path(folder), read_lock(folder), Counter(kept=0, fetched=0, replaced=0, megabytes=0.), [], []
-    for path in (*folder.glob('.*.tmp.*'), *folder.glob('vsr/.*.tmp.*')): path.unlink()  # a run that was killed while it wrote a list
+    folder, lock, missing, failed = Path(folder), read_lock(folder), [], []
+    counts = Counter(kept=0, fetched=0, replaced=0, megabytes=0.)
+    for path in (*folder.glob('.*.tmp.*'), *folder.glob('vsr/.*.tmp.*')): path.unlink()  # a run killed while it wrote
     bar, stop, pool = Progress(len(sources), name, 'file'), threading.Event(), ThreadPoolExecutor(threads)
     try:
         jobs = {pool.submit(_fetch_one, folder, s, lock.get(s.path), tries, wait, stop): s for s in sources}
@@ -215,20 +237,26 @@ def fetch(
                 done, lock[source.path] = job.result()
                 counts.update({done: 1, 'megabytes': 0 if done == 'kept' else lock[source.path]['bytes']/1e6})
             except (NotThere, FetchError, ValueError) as error:
-                (missing if isinstance(error, NotThere) else failed).append(dict(path=source.path, url=source.url, reason=str(error)))
+                lost = dict(path=source.path, url=source.url, reason=str(error))
+                (missing if isinstance(error, NotThere) else failed).append(lost)
                 _give_up(missing + failed, len(sources), max_missing, name)
             bar.update(note=f'{counts["megabytes"]:.0f} MB, {counts["kept"]} were there, {len(missing)} missing')
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
         _write_lock(folder, lock)
-    if failed: raise FetchError(f'{len(failed)} of {len(sources)} {name} did not come: {failed[0]["reason"]} All others are there: run again to fetch the rest.')
-    return dict(counts, megabytes=round(counts['megabytes'], 3), missing=sorted(missing, key=lambda row: row['path']))
+    if failed:
+        raise FetchError(f'{len(failed)} of {len(sources)} {name} did not come: {failed[0]["reason"]} '
+                         'All others are there: run again to fetch the rest.')
+    missing = sorted(missing, key=lambda row: row['path'])
+    return dict(counts, megabytes=round(counts['megabytes'], 3), missing=missing)
 
+# %% ../../nbs/2_data/13_data.fetch.ipynb #51f1d47e
 def _give_up(lost: list, total: int, share: float, name: str):
     if len(lost) <= share*total: return
-    allowed = f'{len(lost)} of {total} {name} are lost, more than the {share:.1%} allowed (max_missing): ' if total > 1 else ''
-    raise FetchError(f'{allowed}{lost[-1]["reason"]} What has come is kept: run again when the cause is gone.')
+    allowed = f'{len(lost)} of {total} {name} are lost, more than the {share:.1%} allowed (max_missing): '
+    reason = (allowed if total > 1 else '') + lost[-1]['reason']
+    raise FetchError(f'{reason} What has come is kept: run again when the cause is gone.')
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #bdce61ac
 def extract(
@@ -242,12 +270,21 @@ def extract(
         with zipfile.ZipFile(archive) as z:
             members = [_member(info, archive) for info in z.infolist()]
             wanted = [m for m in members if m.filename in names]
-            lacking = set(names) - {m.filename for m in wanted}
-            if lacking or len(wanted) != len(names): raise ValueError(f'{archive} holds {sorted(lacking)[0] + " not at all" if lacking else "a wanted file twice"}: it is not the archive that is meant.')
-            if sum(m.file_size for m in wanted) > limit: raise ValueError(f'{archive} unpacks to {sum(m.file_size for m in wanted)/1e6:,.0f} MB, more than the {limit/1e6:,.0f} allowed: nothing was taken from it.')
+            _check_wanted(archive, wanted, names, limit)
             for member in wanted: _unpack(z, member, Path(folder)/member.filename)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error: raise ValueError(f'{archive} cannot be unpacked ({error}): delete it and fetch it again.') from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise ValueError(f'{archive} cannot be unpacked ({error}): delete it and fetch it again.') from None
 
+def _check_wanted(archive, wanted: list, names: list, limit: int):
+    lacking, size = set(names) - {m.filename for m in wanted}, sum(m.file_size for m in wanted)
+    if lacking or len(wanted) != len(names):
+        holds = sorted(lacking)[0] + ' not at all' if lacking else 'a wanted file twice'
+        raise ValueError(f'{archive} holds {holds}: it is not the archive that is meant.')
+    if size > limit:
+        raise ValueError(f'{archive} unpacks to {size/1e6:,.0f} MB, more than the {limit/1e6:,.0f} allowed: '
+                         'nothing was taken from it.')
+
+# %% ../../nbs/2_data/13_data.fetch.ipynb #98c74f1f
 def _unpack(z: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path):
     part = Path(f'{path}.part')  # always the same name: a run that is killed leaves it, the next one writes over it
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -257,12 +294,16 @@ def _unpack(z: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path):
 def _member(info: zipfile.ZipInfo, archive) -> zipfile.ZipInfo:
     "The member, if its name stays inside of the folder and it is no link."
     name = info.orig_filename
-    if name.startswith(('/', '\\')) or re.match('[A-Za-z]:', name) or '..' in re.split(r'[/\\]', name) or '\0' in name: raise ValueError(f'{archive} holds {name!r}, which leads out of the folder: nothing was taken from it.')
-    if info.external_attr >> 28 == 0o12: raise ValueError(f'{archive} holds the link {name!r}: nothing was taken from it.')
+    absolute = name.startswith(('/', '\\')) or re.match('[A-Za-z]:', name)
+    if absolute or '..' in re.split(r'[/\\]', name) or '\0' in name:
+        raise ValueError(f'{archive} holds {name!r}, which leads out of the folder: nothing was taken from it.')
+    if info.external_attr >> 28 == 0o12:
+        raise ValueError(f'{archive} holds the link {name!r}: nothing was taken from it.')
     return info
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #1abcf0d0
-ANNOTATIONS = [f'annotations/{kind}_{split}2017.json' for kind in ('captions', 'instances') for split in ('train', 'val')]
+_KINDS, _SPLITS = ('captions', 'instances'), ('train', 'val')
+ANNOTATIONS = [f'annotations/{kind}_{split}2017.json' for kind in _KINDS for split in _SPLITS]
 
 def fetch_annotations(
     folder,  # Data folder
@@ -272,11 +313,15 @@ def fetch_annotations(
     "COCO's four annotation files; the archive is removed when they are there."
     folder, lock = Path(folder), read_lock(folder)
     result, archive = dict(kept=len(ANNOTATIONS), fetched=0, replaced=0, megabytes=0., missing=[]), folder/source.path
-    accepted = not source.sha256 or lock.get(source.path, {}).get('sha256') == source.sha256  # not one that came unchecked
-    if not accepted or not all((folder/name).is_file() and file_sha256(folder/name) == lock.get(name, {}).get('sha256') for name in ANNOTATIONS):
+    def recorded(name): return lock.get(name, {}).get('sha256')
+    def intact(name): return (folder/name).is_file() and file_sha256(folder/name) == recorded(name)
+    accepted = not source.sha256 or recorded(source.path) == source.sha256  # not one that came unchecked
+    if not accepted or not all(map(intact, ANNOTATIONS)):
         result = fetch(folder, [source], 'annotations', **options)
         extract(archive, ANNOTATIONS, folder)
-        lock = read_lock(folder) | {name: _examine(folder/name, Source(name, f'{source.url}#{name}', source.licence), '') for name in ANNOTATIONS}  # the archive itself was checked
+        lock = read_lock(folder)
+        for name in ANNOTATIONS:  # the archive itself was checked
+            lock[name] = _examine(folder/name, Source(name, f'{source.url}#{name}', source.licence), '')
         _write_lock(folder, lock)
     archive.unlink(missing_ok=True)
     return result
@@ -292,10 +337,12 @@ def listed_photos(
     if not rows: raise ValueError(f'{path} names no image.')
     if 'file_name' not in checked_item(rows[0], {}, f'{path}, row 1'): return listed_images(path, 'train2017')
     names = [checked_item(row, dict(file_name=str), f'{path}, row {n}')['file_name'] for n, row in enumerate(rows, 1)]
-    odd = [n for n, name in enumerate(names, 1) if not re.fullmatch(r'\d{12}\.(jpg|png)', name)]
-    if odd: raise ValueError(f'{path}, row {odd[0]}: {names[odd[0] - 1]!r} is not a name of COCO, twelve digits and .jpg.')
+    for n, name in enumerate(names, 1):
+        if not re.fullmatch(r'\d{12}\.(jpg|png)', name):
+            raise ValueError(f'{path}, row {n}: {name!r} is not a name of COCO, twelve digits and .jpg.')
     return list(dict.fromkeys(names)), 0
 
+# %% ../../nbs/2_data/13_data.fetch.ipynb #f6d5225d
 def photo_sources(
     folder,  # Data folder with annotations/
     split: str,  # train2017 or val2017
@@ -311,9 +358,15 @@ def photo_sources(
     known = {image['file_name']: image for _, image in sorted(images.items())}
     names = list(known)[:count] if names is None else names
     strange = [name for name in names if name not in known or not re.fullmatch(r'\w[\w.-]*', name)]
-    if strange: raise ValueError(f'{len(strange)} of {len(names)} images are not in {path}, the first is {strange[0]!r}: is the list of another split?')
-    return [Source(f'{split}/{name}', _address(base, split, name), licences.get(image.get('license')) or 'not stated', size=(image['height'], image['width']))
-            for name, image in ((name, known[name]) for name in names)]
+    if strange:
+        raise ValueError(f'{len(strange)} of {len(names)} images are not in {path}, '
+                         f'the first is {strange[0]!r}: is the list of another split?')
+    sources = []
+    for name in names:
+        image = known[name]
+        licence, size = licences.get(image.get('license')) or 'not stated', (image['height'], image['width'])
+        sources.append(Source(f'{split}/{name}', _address(base, split, name), licence, size=size))
+    return sources
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #efe08ed0
 _LICENCES = '''# Licences of this folder
@@ -332,23 +385,30 @@ use, and some forbid derived works. This folder is for research on your own mach
 | --- | --- |
 '''
 
+# %% ../../nbs/2_data/13_data.fetch.ipynb #2a63d9f9
 def fetch_photos(
     folder,  # Data folder with annotations/
     image_list,  # See `listed_photos`
     val_images: int,  # Photos of val2017
     base: str = COCO_URL,  # See `photo_sources`
     max_missing: float = .01,  # Share of the photos that may be lost
-    references: list = (),  # File names of more photos of val2017, for no list: those that drawn pictures are compared with
+    references: list = (),  # File names of more photos of val2017, on no list: drawn pictures are compared with them
     **options,  # See `fetch`
 ) -> dict:  # As `fetch` returns it, and how many photos belong to which part
     "The photos, the lists of those that are there, and their licences."
     folder, (names, elsewhere) = Path(folder), listed_photos(image_list)
-    sources = dict(train=photo_sources(folder, 'train2017', names, base=base), val=photo_sources(folder, 'val2017', count=val_images, base=base), references=photo_sources(folder, 'val2017', sorted(set(references)), base=base))
-    everything = list({s.path: s for part in sources.values() for s in part}.values())  # a held-out photo may be a reference too
-    result = fetch(folder, everything, 'photos', max_missing=max_missing, **options)
+    sources = dict(
+        train=photo_sources(folder, 'train2017', names, base=base),
+        val=photo_sources(folder, 'val2017', count=val_images, base=base),
+        references=photo_sources(folder, 'val2017', sorted(set(references)), base=base))
+    everything = {s.path: s for part in sources.values() for s in part}  # a held-out photo may be a reference too
+    result = fetch(folder, list(everything.values()), 'photos', max_missing=max_missing, **options)
     gone = {row['path'] for row in result['missing']}
-    for name in ('train', 'val'): write_jsonl(folder/'vsr'/f'{name}.jsonl', [dict(image=Path(s.path).name, image_link=s.path) for s in sources[name] if s.path not in gone])
-    licences = Counter(s.licence for s in everything if s.path not in gone)
+    for name in ('train', 'val'):
+        there = [dict(image=Path(s.path).name, image_link=s.path) for s in sources[name] if s.path not in gone]
+        write_jsonl(folder/'vsr'/f'{name}.jsonl', there)
+    licences = Counter(s.licence for path, s in everything.items() if path not in gone)
     write_jsonl(folder/'missing.jsonl', result['missing'])
     write_text(folder/'LICENCES.md', _LICENCES + ''.join(f'| {name} | {n} |\n' for name, n in sorted(licences.items())))
-    return result | {name: len(part) for name, part in sources.items()} | dict(listed_in_another_split=elsewhere)
+    sizes = {name: len(part) for name, part in sources.items()}
+    return result | sizes | dict(listed_in_another_split=elsewhere)

@@ -65,7 +65,7 @@ def captions_beside(
         found[_same(path.stem)] = _captions(re.split(r'\r\n|\r|\n', _read_text(path)), str(path))
     return found
 
-# %% ../../nbs/2_data/12_data.folder.ipynb #8fdb1d80
+# %% ../../nbs/2_data/12_data.folder.ipynb #2fda4df8
 def listed_captions(
     path,  # JSON lines, or one JSON array, with file_name and text or texts
 ) -> dict:  # File name -> captions
@@ -113,7 +113,7 @@ def read_folder(
     _name_others(folder, {p.resolve() for p in (*paths, *files)})
     return Coco(tuple(found), (), folder, tuple(files))
 
-# %% ../../nbs/2_data/12_data.folder.ipynb #153f453b
+# %% ../../nbs/2_data/12_data.folder.ipynb #7b6839e6
 def _sizes(paths: list) -> dict:
     "Path -> (height, width) upright, or a sentence on what is wrong with the file."
     def size(path):
