@@ -172,7 +172,7 @@ def test_what_is_refused(four, measured, tmp_path):
 
 def test_chosen_layers():
     pipe, items = loud_pipeline(double=True), [dict(caption='a cat and a dog', token_ids=[[2], [5]])]
-    inversion = dict(noise=keyed_randn([('noise', 0)], (4, 16, 16)), embeddings=keyed_randn([('null', 0)], (3, pipe.tokenizer.model_max_length, 32))[None])
+    inversion = dict(noise=keyed_randn([('noise', 0)], (4, 16, 16)), embeddings=keyed_randn([('null', 0)], (3, pipe.tokenizer.model_max_length, 32)))
     maps, some = (daam_maps(pipe, items, inversion, Inversion(inference_steps=3), *layers)[0] for layers in ((), (('up_8',),)))
     assert maps.shape == some.shape == (1, 2, 16, 16) and (maps - some).abs().max() > 1e-3
     assert (maps[0, 0] - maps[0, 1]).abs().max() > 1e-3

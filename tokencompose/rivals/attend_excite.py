@@ -91,17 +91,45 @@ class AttendExcite(Rival):
         if not found: raise ValueError(f'attend_excite: no maps with side {side} (attn_res) among {", ".join(names)}.')
         return found
 
-    def tokens(self, inputs: list) -> tuple:  # positions (batch, S), counted (batch, S), ends (batch,)
-        chosen = [excited_tokens(i.token_ids, self.token_rule) for i in inputs]
-        for i, ids in zip(inputs, chosen):
-            if not ids: raise ValueError(f'attend_excite: no object of the prompt {i.text!r} has token positions '
-                                         '(`token_ids` of its inputs).')
-        def padded(rows): return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        tokens = padded([torch.tensor(ids) for ids in chosen])
-        counted = padded([torch.ones(len(ids), dtype=torch.bool) for ids in chosen])
-        length = self.pipe.tokenizer.model_max_length
-        written = [min(len(self.pipe.tokenizer(i.text).input_ids), length) for i in inputs]
-        return tokens, counted, torch.tensor([n - 1 if self.cut_eot else length - 1 for n in written])
+    def draw(self, inputs, noise, steps, guidance_scale):
+        "Latents from noise, with the attention of every prompt's most neglected object raised on the way."
+        check_variance_preserving(self.pipe.scheduler, self.name)
+        tokens, counted, ends = (x.to(noise.device) for x in self.tokens(inputs))
+        capture = CrossAttentionCapture(self.unet, self.groups())
+        states = self.text_states([i.text for i in inputs])
+        thresholds = {scaled_step(step, steps, self.of_steps): value for step, value in self.thresholds.items()}
+        until, (first, last) = scaled_step(self.max_iter_to_alter, steps, self.of_steps), self.scale_range
+        self.history = []
+
+        def gradient(latents, t, rows):
+            def losses(capture):
+                size, maps = next(iter(capture.sizes.values())), [m for group in capture.maps.values() for m in group]
+                return neglect(token_strengths(maps, size, tokens[rows], ends[rows]), counted[rows])
+            return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
+
+        def adjust(i, t, latents):
+            if i >= until and i not in thresholds: return latents
+            final = max(len(self.pipe.scheduler.timesteps) - 1, 1)
+            scale = self.scale_factor*(first + (last - first)*i/final)**.5
+            target = max(0., 1 - thresholds[i]) if i in thresholds else math.inf
+            latents, grads = self.refined(gradient, i, t, latents, scale, target)
+            return latents - scale*grads if i < until else latents
+
+        return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)
+
+# %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #c36da00b
+@patch
+def tokens(self: AttendExcite, inputs: list) -> tuple:  # positions (batch, S), counted (batch, S), ends (batch,)
+    chosen = [excited_tokens(i.token_ids, self.token_rule) for i in inputs]
+    for i, ids in zip(inputs, chosen):
+        if not ids: raise ValueError(f'attend_excite: no object of the prompt {i.text!r} has token positions '
+                                     '(`token_ids` of its inputs).')
+    def padded(rows): return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    tokens = padded([torch.tensor(ids) for ids in chosen])
+    counted = padded([torch.ones(len(ids), dtype=torch.bool) for ids in chosen])
+    length = self.pipe.tokenizer.model_max_length
+    written = [min(len(self.pipe.tokenizer(i.text).input_ids), length) for i in inputs]
+    return tokens, counted, torch.tensor([n - 1 if self.cut_eot else length - 1 for n in written])
 
 # %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #c7c4c0ad
 @patch
@@ -126,31 +154,3 @@ def refined(
         self.history.append(dict(step=i, losses=losses.tolist()))
         rows = [row for row, finished in zip(rows, done) if not finished]
     return latents, grads
-
-# %% ../../nbs/5_rivals/05_rivals.attend_excite.ipynb #c36da00b
-@patch
-def draw(self: AttendExcite, inputs: list, noise: torch.Tensor, steps: int, guidance_scale: float) -> torch.Tensor:
-    "Latents from noise, with the attention of every prompt's most neglected object raised on the way."
-    check_variance_preserving(self.pipe.scheduler, self.name)
-    tokens, counted, ends = (x.to(noise.device) for x in self.tokens(inputs))
-    capture = CrossAttentionCapture(self.unet, self.groups())
-    states = self.text_states([i.text for i in inputs])
-    thresholds = {scaled_step(step, steps, self.of_steps): value for step, value in self.thresholds.items()}
-    until, (first, last) = scaled_step(self.max_iter_to_alter, steps, self.of_steps), self.scale_range
-    self.history = []
-
-    def gradient(latents, t, rows):
-        def losses(capture):
-            size, maps = next(iter(capture.sizes.values())), [m for group in capture.maps.values() for m in group]
-            return neglect(token_strengths(maps, size, tokens[rows], ends[rows]), counted[rows])
-        return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
-
-    def adjust(i, t, latents):
-        if i >= until and i not in thresholds: return latents
-        share = i/max(len(self.pipe.scheduler.timesteps) - 1, 1)
-        scale = self.scale_factor*(first + (last - first)*share)**.5
-        target = max(0., 1 - thresholds[i]) if i in thresholds else math.inf
-        latents, grads = self.refined(gradient, i, t, latents, scale, target)
-        return latents - scale*grads if i < until else latents
-
-    return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)

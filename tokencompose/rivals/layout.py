@@ -8,7 +8,6 @@ __all__ = ['box_mask', 'whitespace_positions', 'layout_columns', 'layout_losses'
 # %% ../../nbs/5_rivals/04_rivals.layout.ipynb #f74fe216
 from dataclasses import dataclass
 import torch
-from fastcore.basics import patch
 from ..attention import CrossAttentionCapture
 from .call import check_variance_preserving, coarse_up_group, latent_gradient, Rival, scaled_step
 
@@ -87,38 +86,36 @@ class Layout(Rival):
             raise ValueError(f'layout: no object of the prompt {inputs.text!r} has token positions in its inputs.')
         return found
 
-# %% ../../nbs/5_rivals/04_rivals.layout.ipynb #c8703888
-@patch
-def draw(self: Layout, inputs: list, noise: torch.Tensor, steps: int, guidance_scale: float) -> torch.Tensor:
-    "Latents from noise, with every object's attention moved towards its boxes on the way."
-    check_variance_preserving(self.pipe.scheduler, self.name)
-    columns, weights, boxes = layout_columns([self.objects(i) for i in inputs])
-    capture = CrossAttentionCapture(self.unet, ('mid', coarse_up_group(self.unet)))
-    states, weights = self.text_states([i.text for i in inputs]), weights.to(noise.device)
-    until = scaled_step(self.max_index_step, steps, self.of_steps)
-    last, self.history = torch.full((len(noise),), torch.inf), []
+    def draw(self, inputs, noise, steps, guidance_scale):
+        "Latents from noise, with every object's attention moved towards its boxes on the way."
+        check_variance_preserving(self.pipe.scheduler, self.name)
+        columns, weights, boxes = layout_columns([self.objects(i) for i in inputs])
+        capture = CrossAttentionCapture(self.unet, ('mid', coarse_up_group(self.unet)))
+        states, weights = self.text_states([i.text for i in inputs]), weights.to(noise.device)
+        until = scaled_step(self.max_index_step, steps, self.of_steps)
+        last, self.history = torch.full((len(noise),), torch.inf), []
 
-    def cells(row, size): return torch.stack([box_mask(b, size).flatten() for b in boxes[row]])
+        def cells(row, size): return torch.stack([box_mask(b, size).flatten() for b in boxes[row]])
 
-    def gradient(latents, t, rows):
-        def losses(capture):
-            masks = {group: torch.stack([cells(row, size) for row in rows]).to(noise.device)
-                     for group, size in capture.sizes.items()}
-            layers = [(probs, masks[group]) for group, maps in capture.maps.items() for probs in maps]
-            return self.loss_scale*layout_losses(*zip(*layers), weights[rows])
-        capture.select(columns[rows])
-        return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
+        def gradient(latents, t, rows):
+            def losses(capture):
+                masks = {group: torch.stack([cells(row, size) for row in rows]).to(noise.device)
+                         for group, size in capture.sizes.items()}
+                layers = [(probs, masks[group]) for group, maps in capture.maps.items() for probs in maps]
+                return self.loss_scale*layout_losses(*zip(*layers), weights[rows])
+            capture.select(columns[rows])
+            return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
 
-    def adjust(i, t, latents):
-        if not self.carry_loss: last.fill_(torch.inf)
-        for _ in range(self.max_iter if i < until else 0):
-            rows = (last > self.loss_threshold).nonzero().flatten().tolist()
-            if not rows: break
-            losses, grads = gradient(latents, t, rows)
-            step = -(1 - self.pipe.scheduler.alphas_cumprod[t].item())*grads.to(latents)
-            latents = latents.index_add(0, torch.tensor(rows, device=noise.device), step)
-            last[rows] = losses.float().cpu()/self.loss_scale
-            self.history.append(dict(step=i, rows=rows, losses=last[rows].tolist()))
-        return latents
+        def adjust(i, t, latents):
+            if not self.carry_loss: last.fill_(torch.inf)
+            for _ in range(self.max_iter if i < until else 0):
+                rows = (last > self.loss_threshold).nonzero().flatten().tolist()
+                if not rows: break
+                losses, grads = gradient(latents, t, rows)
+                step = -(1 - self.pipe.scheduler.alphas_cumprod[t].item())*grads.to(latents)
+                latents = latents.index_add(0, torch.tensor(rows, device=noise.device), step)
+                last[rows] = losses.float().cpu()/self.loss_scale
+                self.history.append(dict(step=i, rows=rows, losses=last[rows].tolist()))
+            return latents
 
-    return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)
+        return self.denoise(noise, states, steps, guidance_scale, adjust=adjust)
