@@ -31,7 +31,7 @@ def _ratio(top, bottom):
     "`top/bottom`, not a number where nothing was drawn."
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) > 0)
 
-# %% ../nbs/0_base/05_stats.ipynb #58a2566b
+# %% ../nbs/0_base/05_stats.ipynb #189d0d59
 def _values_and_weights(values, weights):
     "Both as arrays of one shape, checked."
     values = np.asarray(values, dtype=float)
@@ -67,7 +67,7 @@ def bootstrap_interval(
     mean = _ratio((values*weights).sum(0), weights.sum(0))
     return _interval(mean, bootstrap_means(values, weights, draws, seed), values, weights, level, bounds)
 
-# %% ../nbs/0_base/05_stats.ipynb #64324c63
+# %% ../nbs/0_base/05_stats.ipynb #77e0d40a
 def _interval(mean, means, values, weights, level, bounds) -> Interval:
     "Percentiles of resampled means, and what to say where they say nothing."
     alpha, units = 1 - level, (weights > 0).sum(0)
@@ -154,6 +154,7 @@ def seeds_difference(
     reach = float((bounds[1] - bounds[0])*_missed((weight > 0).sum(), 1 - level))
     return Interval(interval.mean, -reach, reach)
 
+# %% ../nbs/0_base/05_stats.ipynb #282ca97a
 def _over_runs(means, seed, side):
     "Mean over training runs that are drawn anew for each resample."
     picked = keyed_rng(seed, 'runs', side, means.shape[1]).integers(0, means.shape[1], means.shape)
