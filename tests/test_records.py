@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 
 from tokencompose.core import read_json
+from tokencompose.methods import METHODS, rows
 
 RECORDS = ROOT/'paper_figures/records'
 WHOLE = [('mini', 'table2'), ('mini_v', 'table3'), ('mini', 'table4')]  # profile and a table that its records hold wholly
@@ -20,19 +21,32 @@ def agree(a, b):
     return len(a.split('.')[1]) == digits and abs(float(a) - float(b)) < 1.5*10**-digits
 
 
-def styled_cells(notebook):
-    "The cells of the table beside the paper's numbers, which alone is styled, in an executed notebook."
-    shown = (''.join(o['data']['text/html']) for cell in notebook['cells'] if cell['cell_type'] == 'code' for o in cell['outputs'] if 'text/html' in o.get('data', {}))
-    return re.findall(r'<td[^>]*>(.*?)</td>', next(html for html in shown if '<table id="T_' in html))
+def styled_table(notebook):
+    "HTML of the table beside the paper's numbers, which alone is styled, in an executed notebook."
+    outputs = [output for cell in notebook['cells'] if cell['cell_type'] == 'code' for output in cell['outputs']]
+    shown = (''.join(output['data']['text/html']) for output in outputs if 'text/html' in output.get('data', {}))
+    return next(html for html in shown if '<table id="T_' in html)
+
+
+def styled_cells(notebook): return re.findall(r'<td[^>]*>(.*?)</td>', styled_table(notebook))
 
 
 @pytest.mark.parametrize('profile,table', WHOLE)
 def test_records_make_the_committed_table(profile, table, tmp_path):
-    pm.execute_notebook(ROOT/f'paper_figures/{table}.ipynb', tmp_path/'again.ipynb', dict(profile=profile, runs='paper_figures/records', out_dir=str(tmp_path)), cwd=ROOT, progress_bar=False)
-    again, committed = (styled_cells(read_json(path)) for path in (tmp_path/'again.ipynb', ROOT/f'paper_figures/executed/{table}.ipynb'))
+    params = dict(profile=profile, runs='paper_figures/records', out_dir=str(tmp_path))
+    notebook, executed = tmp_path/'again.ipynb', ROOT/f'paper_figures/executed/{table}.ipynb'
+    pm.execute_notebook(ROOT/f'paper_figures/{table}.ipynb', notebook, params, cwd=ROOT, progress_bar=False)
+    again, committed = (styled_cells(read_json(path)) for path in (notebook, executed))
     assert len(again) == len(committed) and not any('not run' in cell for cell in committed)
     pairs = [pair for cells in zip(again, committed) for pair in zip(*map(numbers, cells), strict=True)]
     assert len(pairs) > 50 and not [pair for pair in pairs if not agree(*pair)]
+
+
+@pytest.mark.parametrize('table', [table for _, table in WHOLE])
+def test_committed_rows_are_called_as_the_table_of_methods_says(table):
+    html = styled_table(read_json(ROOT/f'paper_figures/executed/{table}.ipynb'))
+    label = 'numbered' if table == 'table2' else 'label'
+    assert re.findall(r'<th[^>]*row_heading[^>]*>(.*?)</th>', html) == [getattr(METHODS[m], label) for m in rows(table)]
 
 
 def test_records_are_small_and_name_no_machine():
