@@ -201,14 +201,13 @@ class CachedDataset:
                     encoder_hidden_states=pick(self.states, self.state_row),
                     targets=self.targets.batch(index, nouns, columns))
 
-# %% ../../nbs/1_method/05_data.cache.ipynb #3a6adb58
-@patch
-def to(self: CachedDataset, device):
-    "Move the tables, in place."
-    self.moments, self.states = self.moments.to(device), self.states.to(device)
-    self.targets = self.targets.to(device)
-    return self
+    def to(self, device):
+        "Move the tables, in place."
+        self.moments, self.states = self.moments.to(device), self.states.to(device)
+        self.targets = self.targets.to(device)
+        return self
 
+# %% ../../nbs/1_method/05_data.cache.ipynb #3a6adb58
 @patch
 def nbytes(self: CachedDataset) -> int:
     "Memory of the tables."
