@@ -320,7 +320,7 @@ def claims_frame(
     columns = ['claim', 'difference', 'in', 'paper', 'here', 'verdict']
     return pd.DataFrame(rows, columns=columns).set_index(['claim', 'difference'])
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #779a3942
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #a6960192
 _TWINS = dict(zip(_DISTANCES['clip'], _DISTANCES['inception']))  # the paper's distance for ours
 
 def _printed_difference(paper, pair, metric, name) -> str:
@@ -334,7 +334,7 @@ def _verdict(there, here, equal) -> str:
     outside = here.low > 0 or here.high < 0  # without an interval nothing is
     if equal: return 'differs, settled' if outside else 'no difference shown'
     settled = 'settled' if outside else 'not settled'
-    if not there: return settled
+    if not there: return f'{"higher" if here.mean > 0 else "lower"}, {settled}'
     return f'{"as in the paper" if here.mean*float(there) > 0 else "not as in the paper"}, {settled}'
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #42a5f448
