@@ -325,18 +325,18 @@ def pipeline(tmp_path_factory):
 
 @pytest.mark.parametrize('rival', RIVALS)
 def test_sample_notebook(rival, pipeline, tmp_path):
-    run('nbs/sample.ipynb', tmp_path, model=str(pipeline), rival=rival, **SMALL)
+    run('nbs/sample.ipynb', tmp_path, model=str(pipeline), method=rival, **SMALL)
     out = tmp_path/'out'
     assert read_json(out/'settings.json')['method']['method'] == rival
     rows, inputs = read_json(out/'prompts.json'), read_json(out/'inputs.json')
     assert [i['text'] for i in inputs] == [row['text'] for row in rows]
     assert all(len(i['boxes']) == len(i['token_ids']) == len(i['concepts']) == 2 for i in inputs)
     assert sorted(path.name for path in out.glob('*.png')) == ['0_0.png', '1_0.png']
-    assert read_json(out/'provenance.json')['params']['rival'] == rival
+    assert read_json(out/'provenance.json')['params']['method'] == rival
 
 
 def test_inputs_of_ones_own(pipeline, tmp_path):
-    def draw(out, **params): run('nbs/sample.ipynb', tmp_path, model=str(pipeline), rival='composable', out_dir=str(tmp_path/out), **SMALL | params)
+    def draw(out, **params): run('nbs/sample.ipynb', tmp_path, model=str(pipeline), method='composable', out_dir=str(tmp_path/out), **SMALL | params)
     draw('ruled')
     rows, own = read_json(tmp_path/'ruled'/'inputs.json'), tmp_path/'own.json'
     own.write_text(json.dumps([dict(unique_id=0, concepts=['a cat'], weights=[3])]))
@@ -355,9 +355,14 @@ def test_inputs_of_ones_own(pipeline, tmp_path):
 def test_bad_parameters_of_a_rival(pipeline, tmp_path):
     own = tmp_path/'own.json'
     own.write_text(json.dumps([dict(unique_id=0, boxes=[[[0, 0, 2, 1]], [[0, 0, 1, 1]]])]))
-    for params, message in [(dict(rival='compose'), "'compose' is not one of"), (dict(rival='layout', rival_options=dict(iterations=3)), "no option 'iterations'"),
-                            (dict(rival='layout', inputs=str(own)), 'own.json: Inputs of the prompt'), (dict(rival='layout', inputs='nowhere.json'), 'no file'), (dict(inputs=str(own)), 'without a rival')]:
-        with pytest.raises((ValueError, FileNotFoundError), match=message): run('nbs/sample.ipynb', tmp_path, model=str(pipeline), **SMALL, **params)
+    with pytest.raises(ValueError, match="Unknown method 'composabel': did you mean 'composable'"):
+        run('nbs/sample.ipynb', tmp_path, method='composabel', **SMALL)
+    cases = [(dict(method='layout', rival_options=dict(iterations=3)), "no option 'iterations'"),
+             (dict(method='layout', inputs=str(own)), 'own.json: Inputs of the prompt'),
+             (dict(method='layout', inputs='nowhere.json'), 'no file'), (dict(inputs=str(own)), 'and frozen is none')]
+    for params, message in cases:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            run('nbs/sample.ipynb', tmp_path, model=str(pipeline), **SMALL, **params)
 
 
 def test_the_noise_is_that_of_plain_sampling(monkeypatch):
