@@ -190,6 +190,15 @@ class CrossAttentionCapture:
         try: yield
         finally: self.__enter__()
 
+    def heat_map(
+        self,
+        group: str,  # Such as "up_16"
+    ) -> torch.Tensor:  # (batch, columns, h, w), without gradient
+        "One picture a column: the maps of a group averaged over heads and layers."
+        if group not in self.groups: raise KeyError(f'{group!r} is not captured; there are {", ".join(self.groups)}.')
+        mean = torch.stack([self._layer(path).detach().mean(1) for path in self.groups[group]]).mean(0)
+        return mean.transpose(1, 2).unflatten(2, self.sizes[group])
+
 # %% ../nbs/1_method/00_attention.ipynb #856b166e
 @patch
 def select(
@@ -233,7 +242,7 @@ def map_size(
                            'this U-Net does not downsample by twos.')
     return size
 
-# %% ../nbs/1_method/00_attention.ipynb #dc820a6c
+# %% ../nbs/1_method/00_attention.ipynb #4d89a2b5
 @patch
 def _layer(self: CrossAttentionCapture, path: str) -> torch.Tensor:
     probs = self._processors[path].probs
@@ -251,16 +260,6 @@ def maps(self: CrossAttentionCapture) -> dict:  # Group -> list of (batch, heads
 def sizes(self: CrossAttentionCapture) -> dict:  # Group -> (h, w)
     "Map size of each group in the latest forward pass."
     return {group: map_size(self._latent_size, self._layer(paths[0]).shape[2]) for group, paths in self.groups.items()}
-
-@patch
-def heat_map(
-    self: CrossAttentionCapture,
-    group: str,  # Such as "up_16"
-) -> torch.Tensor:  # (batch, columns, h, w), without gradient
-    "One picture a column: the maps of a group averaged over heads and layers."
-    if group not in self.groups: raise KeyError(f'{group!r} is not captured; there are {", ".join(self.groups)}.')
-    mean = torch.stack([self._layer(path).detach().mean(1) for path in self.groups[group]]).mean(0)
-    return mean.transpose(1, 2).unflatten(2, self.sizes[group])
 
 @patch
 def clear(self: CrossAttentionCapture):

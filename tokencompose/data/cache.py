@@ -9,7 +9,6 @@ __all__ = ['image_moments', 'text_states', 'latents_from_moments', 'cache_keys',
 import hashlib, json
 from pathlib import Path
 import torch
-from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from ..core import atomic_path, file_sha256, in_parallel, Progress
@@ -207,9 +206,7 @@ class CachedDataset:
         self.targets = self.targets.to(device)
         return self
 
-# %% ../../nbs/1_method/05_data.cache.ipynb #3a6adb58
-@patch
-def nbytes(self: CachedDataset) -> int:
-    "Memory of the tables."
-    tables = [self.moments, self.states, *self.targets.masks.values(), *self.targets.valid.values()]
-    return sum(t.numel()*t.element_size() for t in tables)
+    def nbytes(self) -> int:
+        "Memory of the tables."
+        tables = [self.moments, self.states, *self.targets.masks.values(), *self.targets.valid.values()]
+        return sum(t.numel()*t.element_size() for t in tables)

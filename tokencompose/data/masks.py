@@ -99,6 +99,13 @@ class GroundingTargets:
 # %% ../../nbs/1_method/02_data.masks.ipynb #c3fbae61
 def _starts(counts) -> torch.Tensor: return torch.tensor([0, *counts]).cumsum(0)
 
+def _rows(start, indices, least: int) -> torch.Tensor:
+    "Rows of each sample, padded with the last row (the padding), (batch, longest)."
+    first, count = start[indices], start[indices + 1] - start[indices]
+    place = torch.arange(max(least, int(count.max()) if len(count) else 0))
+    return torch.where(place < count[:, None], first[:, None] + place, start[-1])
+
+# %% ../../nbs/1_method/02_data.masks.ipynb #5a79dce1
 class TargetTable:
     "Targets of many samples, one row per noun; `table.batch(indices)` packs any of them."
     def __init__(self, noun_start, column_start, token_ids, column_noun, masks, valid):
@@ -136,13 +143,13 @@ class TargetTable:
                    column_noun=torch.tensor([n for n, ids in nouns for _ in ids] + [-1]),
                    masks=masks, valid={size: (m > 0).any(1) & placed for size, m in masks.items()})
 
-# %% ../../nbs/1_method/02_data.masks.ipynb #1b2b1898
-def _rows(start, indices, least: int) -> torch.Tensor:
-    "Rows of each sample, padded with the last row (the padding), (batch, longest)."
-    first, count = start[indices], start[indices + 1] - start[indices]
-    place = torch.arange(max(least, int(count.max()) if len(count) else 0))
-    return torch.where(place < count[:, None], first[:, None] + place, start[-1])
+    def to(self, device):
+        "The same with its tables on another device; where a sample begins stays on the CPU."
+        masks, valid = ({size: t.to(device) for size, t in table.items()} for table in (self.masks, self.valid))
+        return TargetTable(self.noun_start, self.column_start, self.token_ids.to(device), self.column_noun.to(device),
+                           masks, valid)
 
+# %% ../../nbs/1_method/02_data.masks.ipynb #c8a7c02d
 @patch
 def batch(
     self: TargetTable,
@@ -162,13 +169,6 @@ def batch(
 def largest(self: TargetTable) -> tuple:  # (nouns, columns)
     "The most nouns and columns that a sample has."
     return tuple(int(start.diff().max()) if len(start) > 1 else 0 for start in (self.noun_start, self.column_start))
-
-@patch
-def to(self: TargetTable, device):
-    "The same with its tables on another device."
-    masks, valid = ({size: t.to(device) for size, t in table.items()} for table in (self.masks, self.valid))
-    return TargetTable(self.noun_start, self.column_start, self.token_ids.to(device), self.column_noun.to(device),
-                       masks, valid)
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #3c2851b3
 def pack_targets(
