@@ -63,4 +63,5 @@ def judge_exam(
     shown = present.any(0)  # a class that no scene shows has no recall
     every = recall_precision(found.float().reshape(-1, 1), present.reshape(-1, 1), .5)
     each = recall_precision(found[:, shown].float(), present[:, shown], .5)
-    return pd.DataFrame({name: {'all things': every[name].item(), 'worst class': each[name].min().item()} for name in every})
+    shares = {name: {'all things': every[name].item(), 'worst class': each[name].min().item()} for name in every}
+    return pd.DataFrame(shares)

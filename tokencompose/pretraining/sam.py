@@ -112,7 +112,8 @@ def sam_loss_fn(sam, config: SamRecipe):
         generator = keyed_generator(config.seed, 'sam', step)
         pictures, masks, owner = prompt_batch([scene(number) for number in numbers])
         sizes, place = narrow_sizes(len(pictures), size, config.narrow, generator), torch.arange(size)
-        inside = (place[:, None] < sizes[:, 1, None, None]) & (place < sizes[:, 0, None, None])  # (pictures, size, size)
+        # (pictures, size, size)
+        inside = (place[:, None] < sizes[:, 1, None, None]) & (place < sizes[:, 0, None, None])
         masks = masks & inside[owner]
         seen = masks.flatten(1).sum(1) >= _LEAST
         masks, owner = masks[seen], owner[seen]

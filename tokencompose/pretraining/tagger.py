@@ -143,8 +143,8 @@ def tagged_caption(
 
 # %% ../../nbs/6_pretraining/04_pretraining.tagger.ipynb #37124251
 _TAGS = dict(
-    DT='a an the some', IN='of on in near above below with', EX='there', VBZ='is', CC='and', TO='to', WDT='that', VBD='made',
-    JJ=' '.join(['plain light clean simple small colourful', *COLORS, *TEXTURES, *PLATES]),
+    DT='a an the some', IN='of on in near above below with', EX='there', VBZ='is', CC='and', TO='to', WDT='that',
+    VBD='made',     JJ=' '.join(['plain light clean simple small colourful', *COLORS, *TEXTURES, *PLATES]),
     NN='photo background surface picture plate drawing somebody something left right', NNS='things')
 _WORLD = {word: tag for tag, words in _TAGS.items() for word in words.split()}
 _WORLD |= {',': ',', '.': '.', 'to the left of': 'IN DT NN IN', 'to the right of': 'IN DT NN IN'}
