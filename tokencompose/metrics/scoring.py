@@ -227,7 +227,7 @@ class GroundingScorer(ModelScorer):
 
     def look(self):
         shown = probe_maps(self.pipe, self.scenes, list(range(min(4, len(self.scenes)))), **self.how)
-        pictures, maps, masks = ([s[name] for s in shown] for name in ('picture', 'maps', 'masks'))
+        pictures, maps, masks = ([getattr(s, name) for s in shown] for name in ('picture', 'maps', 'masks'))
         return attention_grid(pictures, maps, masks, value_range=(-1, 1))
 
     def details(self) -> list:
@@ -254,18 +254,18 @@ class DaamScorer(ModelScorer):
 
     def look(self):
         self.examples = daam_examples(self.pipe, self.scenes, self.job.inversions, self.rows[:4], **self.how)
-        drawn, maps, masks = ([e[name] for e in self.examples] for name in ('drawn', 'maps', 'masks'))
+        drawn, maps, masks = ([getattr(e, name) for e in self.examples] for name in ('drawn', 'maps', 'masks'))
         return attention_grid(drawn, maps, masks, value_range=(-1, 1))
 
     def details(self) -> list:
         examples, left_out = self.examples, self.result.left_out
-        for e in examples: print(e['caption'])
+        for e in examples: print(e.caption)
         print(self.measured['judge'])
         print(f'{len(left_out)} nouns left out', *(f'{i}: {noun} ({why})' for i, noun, why in left_out[:10]), sep='\n')
         print(f'{self.measured["notes"]["not_below_plain"]} pictures not closer with the fitted empty prompts '
               'than with the plain one')
-        given, drawn = ([e[name] for e in examples] for name in ('picture', 'drawn'))
-        far = [['']*len(examples), [f'{e["distance"]:.4f}' for e in examples]]
+        given, drawn = ([getattr(e, name) for e in examples] for name in ('picture', 'drawn'))
+        far = [['']*len(examples), [f'{e.distance:.4f}' for e in examples]]
         pair = image_grid([given, drawn], ['given', 'redrawn'], captions=far, value_range=(-1, 1))
         return [pair, distance_table(self.result).round(4)]
 
