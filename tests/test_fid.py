@@ -14,7 +14,7 @@ from tokencompose.data.world_files import write_world
 from tokencompose.metrics import fid
 from tokencompose.metrics.frechet import distance_of, Moments
 from tokencompose.metrics.fid import ClipImages, coco_captions, file_features, flickr_captions, frechet_result
-from tokencompose.metrics.fid import Inception, read_pairs
+from tokencompose.metrics.fid import Inception, load_extractor, new_inception, prepared, read_pairs
 from tokencompose.reporting.results import load_results
 
 SAMPLE, EVALUATE = 'nbs/sample.ipynb', 'nbs/evaluate.ipynb'
@@ -22,6 +22,17 @@ CLIP = repo_root()/'tokencompose/zoo/clip'
 
 
 # ---- Inception from a file
+
+def test_the_layout_is_as_large_as_the_published_file():
+    size = sum(value.numel()*value.element_size() for value in new_inception().state_dict().values())
+    assert 0 < 95_628_359 - size < 200_000                                           # the file also holds its index
+
+
+def test_an_extractor_that_nobody_knows(tmp_path):
+    with pytest.raises(ValueError, match="got 'vgg'"): load_extractor('vgg', tmp_path)
+    (tmp_path/'weights.pth').write_bytes(b'no weights')
+    with pytest.raises(ValueError, match='not the weights that FID is defined by'): Inception(tmp_path/'weights.pth')
+
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
@@ -112,6 +123,97 @@ def test_a_damaged_part_is_named(clip, pictures, tmp_path):
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(ValueError, match=part.name): file_features(clip, pictures, tmp_path/'features')
     with pytest.raises(ValueError, match='made in another way .*prepared 0 there, 32 now'): file_features(clip, pictures, tmp_path/'features', 32)
+
+
+def test_wrong_pictures_are_named(clip, pictures, tmp_path):
+    with pytest.raises(FileNotFoundError, match='1 of 2 pictures are missing, the first is nowhere.png'):
+        file_features(clip, [pictures[0], 'nowhere.png'], tmp_path/'features')
+    with pytest.raises(ValueError, match='no pictures to compare'): file_features(clip, [], tmp_path/'features')
+    (tmp_path/'cut.png').write_bytes(pictures[0].read_bytes()[:150])
+    with pytest.raises(ValueError, match='cut.png cannot be read'): file_features(clip, [tmp_path/'cut.png'], tmp_path/'features')
+
+
+def test_prepared_sizes():
+    wide = Image.fromarray(np.arange(20*30*3, dtype=np.uint8).reshape(20, 30, 3))
+    assert [prepared(wide, side).size for side in (0, 10, 64)] == [(30, 20), (10, 10), (64, 64)]
+
+
+# ---- captions
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('world')
+    write_world(folder, 1, 12)
+    return folder
+
+
+def test_captions_of_coco(world, tmp_path):
+    path = world/'annotations/captions_val2017.json'
+    drawn, notes = coco_captions(path, 40), read_json(path)['annotations']
+    texts = {note['id']: (note['caption'], f'{note["image_id"]:012d}.png') for note in notes}
+    assert len({row['unique_id'] for row in drawn}) == 40 and coco_captions(path, 7, seed=1) != drawn[:7]
+    for row in drawn: assert (row['text'], row['image']) == texts[row['unique_id']]
+    assert len({row['image'] for row in drawn}) < 40                                 # pictures come several times
+    with pytest.raises(ValueError, match='has 60 captions, 61 were asked for'): coco_captions(path, 61)
+    with pytest.raises(FileNotFoundError, match='00_scenes'): coco_captions(tmp_path/'nowhere.json', 1)
+    with pytest.raises(ValueError, match=r"not a caption file of COCO \(KeyError: 'images'\)"): coco_captions(CLIP/'config.json', 1)
+
+
+def test_sentences_of_flickr30k(world):
+    folder = world/'flickr30k'
+    sentences, others = flickr_captions(folder), flickr_captions(folder, seed=1)
+    assert sorted(row['unique_id'] for row in sentences) == list(range(12))
+    assert {row['unique_id']: row['text'] for row in others} != {row['unique_id']: row['text'] for row in sentences}
+    for row in sentences:
+        for phrase in row['phrases']: assert row['text'][phrase['start']:phrase['end']] == phrase['words']
+
+
+def test_a_list_of_pairs(world, tmp_path):
+    sentences, path = flickr_captions(world/'flickr30k'), tmp_path/'prompts.json'
+    write_json(path, sentences)
+    assert read_pairs(path) == sentences
+    for rows, message in [(sentences + sentences[:1], 'used by several rows'), ([], 'expected a list of captions'),
+                          ([dict(text='a cat')], 'row 0: expected unique_id, text and image')]:
+        write_json(path, rows)
+        with pytest.raises(ValueError, match=message): read_pairs(path)
+
+
+# ---- results
+
+@pytest.fixture
+def drawn(world, tmp_path, clip):
+    "Pictures for twelve sentences, and a function that scores them."
+    rows, folder = flickr_captions(world/'flickr30k'), tmp_path/'drawn'
+    folder.mkdir()
+    for i, row in enumerate(rows): Image.open(world/'flickr30k/flickr30k-images'/row['image']).rotate(90*(i % 4)).save(folder/f'{row["unique_id"]}_0.png')
+    def score(rows=rows, features='a', references=world/'flickr30k/flickr30k-images', **changes):
+        return frechet_result(clip, folder, rows, references, tmp_path/features, tmp_path/'references', side=64, **changes)
+    return rows, folder, score
+
+
+def test_neither_order_nor_batch_matters(drawn):
+    rows, _, score = drawn
+    one, other = score(), score(rows[::-1], 'b', batch=5)
+    assert set(one['values']) == {'FD', 'KD'} and one['n'] == dict(images=12, references=12)
+    assert other['values'] == pytest.approx(one['values'], abs=1e-5)
+
+
+def test_pictures_that_are_not_those_of_the_list(drawn, tmp_path):
+    rows, folder, score = drawn
+    first, whole = score(), (folder/'3_0.png').read_bytes()
+    (folder/'3_0.png').write_bytes(whole[:-20])
+    (folder/'4_0.png').rename(tmp_path/'kept.png')
+    with pytest.raises(FileNotFoundError, match='1 missing, the first is 4_0.png; 1 broken, the first one is 3_0.png'): score()
+    (folder/'3_0.png').write_bytes(whole)
+    (tmp_path/'kept.png').rename(folder/'4_0.png')
+    (folder/'99_0.png').write_bytes(whole)                                           # surplus: told, not counted
+    again = score()
+    assert again['values'] == first['values'] and again['notes']['left_out'] == 1
+    texts = {str(row['unique_id']): row['text'] for row in rows} | {str(rows[0]['unique_id']): 'another text'}
+    write_json(folder/'settings.json', dict(prompts=texts))
+    with pytest.raises(ValueError, match=f'1 pictures in {folder} were drawn from other texts'): score()
+    (folder/'settings.json').unlink()
+    with pytest.raises(FileNotFoundError, match='12 of 12 reference pictures are missing, the first is'): score(references=tmp_path)
 
 
 # ---- the notebooks

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INCEPTION_SHA256', 'INCEPTION_URL', 'new_inception', 'Inception', 'ClipImages', 'load_extractor', 'prepared',
-           'file_features', 'coco_captions', 'flickr_captions', 'read_pairs', 'checked_pictures', 'frechet_result',
-           'protocol_text']
+           'file_features', 'coco_captions', 'flickr_captions', 'read_pairs', 'checked_pictures', 'protocol_text',
+           'frechet_result']
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #b4b9aabd
 from collections import Counter
@@ -28,13 +28,11 @@ from ..sampling import folder_state, work_list
 from .frechet import frechet_interval, kernel_distance
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #d7b938c6
-INCEPTION_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
-INCEPTION_URL = 'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth'
-
 def new_inception() -> torch.nn.Module:  # (n, 3, 299, 299) between -1 and 1 -> (n, 2048)
     "The layout of FID's network, not filled."
     net = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False, transform_input=False)
-    for name in ('Mixed_5b', 'Mixed_5c', 'Mixed_5d', 'Mixed_6b', 'Mixed_6c', 'Mixed_6d', 'Mixed_6e', 'Mixed_7b'): getattr(net, name).branch_pool.register_forward_pre_hook(_without_padding)
+    for name in ('5b', '5c', '5d', '6b', '6c', '6d', '6e', '7b'):
+        getattr(net, f'Mixed_{name}').branch_pool.register_forward_pre_hook(_without_padding)
     _pool_by_maximum(net.Mixed_7c)
     return net.eval().requires_grad_(False)
 
@@ -46,28 +44,41 @@ def _without_padding(layer, args):
 def _pool_by_maximum(block):
     "Let the block's pooling branch see maxima instead of means."
     seen = []
+    def maximum(layer, args): return (torch.nn.functional.max_pool2d(seen.pop(), 3, 1, 1),)
     block.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
-    block.branch_pool.register_forward_pre_hook(lambda layer, args: (torch.nn.functional.max_pool2d(seen.pop(), 3, 1, 1),))
+    block.branch_pool.register_forward_pre_hook(maximum)
+
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #2ca6d428
+INCEPTION_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
+INCEPTION_URL = ('https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
+                 'pt_inception-2015-12-05-6726825d.pth')
 
 class Inception:
     "FID's features from a local weights file."
     def __init__(self, path, device: str = '', sha256: str = INCEPTION_SHA256):
         path = Path(path)
-        if not path.is_file(): raise FileNotFoundError(f'There are no Inception weights {path}: fetch {INCEPTION_URL} to that place, or use the CLIP extractor.')
+        if not path.is_file():
+            raise FileNotFoundError(f'There are no Inception weights {path}: fetch {INCEPTION_URL} to that place, '
+                                    'or use the CLIP extractor.')
         found = file_sha256(path)
-        if found != sha256: raise ValueError(f'{path} has the SHA-256 {found[:16]}…, expected {sha256[:16]}…: these are not the weights that FID is defined by; fetch them again.')
+        if found != sha256:
+            raise ValueError(f'{path} has the SHA-256 {found[:16]}…, expected {sha256[:16]}…: '
+                             'these are not the weights that FID is defined by; fetch them again.')
         state, self.net = torch.load(path, weights_only=True, map_location='cpu'), new_inception()
         self.net.load_state_dict(state)
         self.net.fc = torch.nn.Identity()
         self.net.to(device or default_device())
         self.label = f'Inception 2015 ({found[:12]})'
-        self.record = dict(extractor='FID Inception, 2048 pool features', weights_sha256=found, resize='299x299, bilinear, align_corners off, no antialiasing, after scaling to [0, 1]')
+        resize = '299x299, bilinear, align_corners off, no antialiasing, after scaling to [0, 1]'
+        self.record = dict(extractor='FID Inception, 2048 pool features', weights_sha256=found, resize=resize)
 
     @torch.no_grad()
     def features(self, images: list) -> torch.Tensor:  # PIL images, RGB -> (n, 2048), float32 on the CPU
         device = next(self.net.parameters()).device
-        small = [torch.nn.functional.interpolate(pil_to_tensor(image)[None].to(device).float()/255, (299, 299), mode='bilinear', align_corners=False) for image in images]
-        return self.net(2*torch.cat(small) - 1).float().cpu()
+        def small(image):
+            pixels = pil_to_tensor(image)[None].to(device).float()/255
+            return torch.nn.functional.interpolate(pixels, (299, 299), mode='bilinear', align_corners=False)
+        return self.net(2*torch.cat([small(image) for image in images]) - 1).float().cpu()
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #56ba46ae
 class ClipImages:
@@ -76,7 +87,9 @@ class ClipImages:
         self.model, self.processor = load_clip(folder, device)
         digest, images = model_fingerprint(self.model), self.processor.image_processor
         self.label = f'CLIP ({digest[:12]})'
-        self.record = dict(extractor='CLIP image features, unit vectors', weights_sha256=digest, resize=f'shorter side {images.size["shortest_edge"]}, centre {images.crop_size["height"]}x{images.crop_size["width"]}, Pillow filter {int(images.resample)}')
+        crop = f'centre {images.crop_size["height"]}x{images.crop_size["width"]}'
+        resize = f'shorter side {images.size["shortest_edge"]}, {crop}, Pillow filter {int(images.resample)}'
+        self.record = dict(extractor='CLIP image features, unit vectors', weights_sha256=digest, resize=resize)
 
     def features(self, images: list) -> torch.Tensor:  # PIL images, RGB -> (n, features), float32 on the CPU
         return image_features(self.model, self.processor, images).float().cpu()
@@ -102,21 +115,37 @@ def prepared(
     left, top = ((length - side)//2 for length in picture.size)
     return picture.crop((left, top, left + side, top + side))
 
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #227b3589
 def _filed(folder) -> dict:
     "Features by the hash of their picture."
     found = {}
     for path in sorted(Path(folder).glob('part-*.safetensors')):
         try: found.update(load_file(path))
-        except (SafetensorError, OSError) as error: raise ValueError(f'{path} cannot be read ({error}): delete it and run again.') from None
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f'{path} cannot be read ({error}): delete it and run again.') from None
     return found
 
+def _file(folder, digests, rows, places):
+    "One more part."
+    damaged = (~rows.isfinite()).any(1)
+    if damaged.any():
+        path = places[digests[int(damaged.nonzero()[0])]]
+        raise ValueError(f'The features of {path} are not finite: the picture or the weights are damaged.')
+    with atomic_path(Path(folder)/f'part-{key_to_int(*digests):016x}.safetensors') as temporary:
+        save_file(dict(zip(digests, rows.unbind())), temporary)
+
 def _claim(folder, settings: dict):
+    "Refuse a folder whose features were made in another way."
     path = Path(folder)/'settings.json'
     old = read_json(path) if path.is_file() else settings
-    changed = [f'{key} {old.get(key)!r} there, {settings.get(key)!r} now' for key in {**old, **settings} if old.get(key) != settings.get(key)]
-    if changed: raise ValueError(f'The features in {folder} were made in another way ({"; ".join(changed)}): choose another folder or empty this one.')
+    pairs = {key: (old.get(key), settings.get(key)) for key in {**old, **settings}}
+    changed = [f'{key} {there!r} there, {now!r} now' for key, (there, now) in pairs.items() if there != now]
+    if changed:
+        raise ValueError(f'The features in {folder} were made in another way ({"; ".join(changed)}): '
+                         'choose another folder or empty this one.')
     write_json(path, settings)
 
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #70e76d18
 def file_features(
     extractor,  # `Inception` or `ClipImages`
     paths: list,  # Pictures; the same one may come several times
@@ -128,49 +157,61 @@ def file_features(
 ) -> np.ndarray:  # (paths, features), float32
     "Features of pictures; what is filed is not looked at again."
     missing = [path for path in paths if not Path(path).is_file()]
-    if missing: raise FileNotFoundError(f'{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}.')
+    if missing:
+        raise FileNotFoundError(f'{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}.')
     if not paths: raise ValueError('There are no pictures to compare.')
     _claim(folder, dict(extractor.record, prepared=side))
-    (rank, world), part = share or process_share(), max(part//batch, 1)*batch
     with ThreadPoolExecutor(8) as pool:
         hashes = dict(zip(map(str, paths), pool.map(file_sha256, paths)))
         places = {digest: path for path, digest in reversed(hashes.items())}
-        own, done = sorted(places)[rank::world], set(_filed(folder))
-        todo = [digest for digest in own if digest not in done]
-        bar = Progress(len(own), 'features', 'picture', done=len(own) - len(todo))
-        for start in range(0, len(todo), part):
-            chunk, rows = todo[start:start + part], []
-            for at in range(0, len(chunk), batch):
-                images = list(pool.map(lambda digest: prepared(load_image(places[digest]), side), chunk[at:at + batch]))
-                rows.append(extractor.features(images))
-                bar.update(len(images))
-            rows = torch.cat(rows)
-            if not rows.isfinite().all(): raise ValueError(f'The features of {places[chunk[int((~rows.isfinite()).any(1).nonzero()[0])]]} are not finite: the picture or the weights are damaged.')
-            with atomic_path(Path(folder)/f'part-{key_to_int(*chunk):016x}.safetensors') as temporary: save_file(dict(zip(chunk, rows.unbind())), temporary)
+        _look(extractor, places, folder, side, batch, share or process_share(), part, pool)
     filed = _filed(folder)
     waiting = sum(digest not in filed for digest in places)
-    if waiting: raise ValueError(f'{waiting} of {len(places)} pictures are still to be looked at by other processes: run this again when they are done.')
+    if waiting:
+        raise ValueError(f'{waiting} of {len(places)} pictures are still to be looked at by other processes: '
+                         'run this again when they are done.')
     return torch.stack([filed[hashes[str(path)]] for path in paths]).numpy()
 
+def _look(extractor, places, folder, side, batch, share, part, pool):
+    "File what this process has to look at: hash -> picture."
+    (rank, world), part = share, max(part//batch, 1)*batch
+    own, done = sorted(places)[rank::world], set(_filed(folder))
+    todo = [digest for digest in own if digest not in done]
+    bar = Progress(len(own), 'features', 'picture', done=len(own) - len(todo))
+    for start in range(0, len(todo), part):
+        chunk, rows = todo[start:start + part], []
+        for at in range(0, len(chunk), batch):
+            images = list(pool.map(lambda digest: prepared(load_image(places[digest]), side), chunk[at:at + batch]))
+            rows.append(extractor.features(images))
+            bar.update(len(images))
+        _file(folder, chunk, torch.cat(rows), places)
+
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #7cfdd7fa
+def _drawn(rows, count, seed, path, what) -> list:
+    if not 1 <= count <= len(rows):
+        raise ValueError(f'{path} has {len(rows)} {what}, {count} were asked for: choose 1 to {len(rows)}.')
+    return [rows[i] for i in keyed_rng(seed, what, len(rows)).permutation(len(rows))[:count]]
+
 def coco_captions(
     path,  # captions_val2017.json
     count: int,  # Number of pairs
     seed: int = 0,  # The list is a function of the seed and of the captions' ids
 ) -> list:  # Rows with unique_id (of the caption), text, image (file name)
     "Caption-picture pairs drawn from COCO."
-    if not Path(path).is_file(): raise FileNotFoundError(f'There is no {path}: draw the scenes with data_prep/00_scenes.ipynb, or put the file of COCO there.')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'There is no {path}: draw the scenes with data_prep/00_scenes.ipynb, '
+                                'or put the file of COCO there.')
     data = read_json(path)
     try:
         files = {image['id']: image['file_name'] for image in data['images']}
-        rows = sorted((dict(unique_id=a['id'], text=a['caption'].strip(), image=files[a['image_id']]) for a in data['annotations']), key=lambda row: row['unique_id'])
-    except (KeyError, TypeError, AttributeError) as error: raise ValueError(f'{path} is not a caption file of COCO ({type(error).__name__}: {error}).') from None
+        rows = [dict(unique_id=note['id'], text=note['caption'].strip(), image=files[note['image_id']])
+                for note in data['annotations']]
+        rows = sorted(rows, key=lambda row: row['unique_id'])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{path} is not a caption file of COCO ({type(error).__name__}: {error}).') from None
     return _drawn([row for row in rows if row['text']], count, seed, path, 'captions')
 
-def _drawn(rows, count, seed, path, what) -> list:
-    if not 1 <= count <= len(rows): raise ValueError(f'{path} has {len(rows)} {what}, {count} were asked for: choose 1 to {len(rows)}.')
-    return [rows[i] for i in keyed_rng(seed, what, len(rows)).permutation(len(rows))[:count]]
-
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #dfd9d566
 def flickr_captions(
     folder,  # As in `read_flickr30k`
     count: int = 0,  # Number of pictures; all when 0
@@ -183,21 +224,30 @@ def flickr_captions(
     return _drawn(rows, count or len(rows), seed, Path(folder)/f'{split}.txt', 'pictures')
 
 def _flickr_row(entities, number: int) -> dict:
-    sentence = entities.sentences[number]
-    phrases = [dict(words=sentence.words(p), start=p.start, end=p.end, kinds=list(p.kinds), boxes=[list(b) for b in entities.boxes.get(p.chain, ())]) for p in sentence.phrases]
-    return dict(unique_id=int(entities.id) if entities.id.isdigit() else entities.id, text=sentence.text, image=entities.file_name, size=list(entities.size), phrases=phrases)
+    sentence, phrases = entities.sentences[number], []
+    for p in sentence.phrases:
+        boxes = [list(box) for box in entities.boxes.get(p.chain, ())]
+        phrases.append(dict(words=sentence.words(p), start=p.start, end=p.end, kinds=list(p.kinds), boxes=boxes))
+    return dict(unique_id=int(entities.id) if entities.id.isdigit() else entities.id, text=sentence.text,
+                image=entities.file_name, size=list(entities.size), phrases=phrases)
 
 def read_pairs(
     path,  # JSON file that was made from one of the lists above
 ) -> list:
     "Read and check the list of pairs that pictures were drawn from."
     rows = read_json(path)
-    if not isinstance(rows, list) or not rows: raise ValueError(f'{path}: expected a list of captions with their pictures.')
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f'{path}: expected a list of captions with their pictures.')
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ('text', 'image')) or not isinstance(row.get('unique_id'), (int, str)): raise ValueError(f'{path}, row {number}: expected unique_id, text and image, got {row!r:.80}.')
+        if not _is_pair(row):
+            raise ValueError(f'{path}, row {number}: expected unique_id, text and image, got {row!r:.80}.')
     twice = [i for i, n in Counter(str(row['unique_id']) for row in rows).items() if n > 1]
     if twice: raise ValueError(f'{path}: unique_id {twice[0]} used by several rows.')
     return rows
+
+def _is_pair(row) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get('unique_id'), (int, str)): return False
+    return all(isinstance(row.get(key), str) for key in ('text', 'image'))
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #682e0cd6
 def checked_pictures(
@@ -207,16 +257,53 @@ def checked_pictures(
 ) -> tuple:  # Paths round by round, number of pictures in the folder that the list does not name
     "The pictures of a list, all of them whole and drawn from these very texts."
     folder, items = Path(folder), work_list(rows, rounds)
-    if not folder.is_dir(): raise FileNotFoundError(f'There is no folder of pictures {folder}: run nbs/sample.ipynb first.')
-    state = folder_state(folder, items)
-    problems = [f'{len(state[key])} {key}, the first {"is" if key == "missing" else "one is"} {image_name(*state[key][0])}' for key in ('missing', 'broken') if state[key]]
-    if problems: raise FileNotFoundError(f'The pictures in {folder} are not complete ({"; ".join(problems)}): run nbs/sample.ipynb again, it draws what is missing.')
-    if (folder/'settings.json').is_file():
-        asked = read_json(folder/'settings.json').get('prompts', {})
-        stale = [row['unique_id'] for row in rows if asked.get(str(row['unique_id'])) != row['text']]
-        if stale: raise ValueError(f'{len(stale)} pictures in {folder} were drawn from other texts than the list says, the first is that of prompt {stale[0]}: empty the folder and run nbs/sample.ipynb again.')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'There is no folder of pictures {folder}: run nbs/sample.ipynb first.')
+    state, problems = folder_state(folder, items), []
+    for key, first in (('missing', 'the first is'), ('broken', 'the first one is')):
+        if state[key]: problems.append(f'{len(state[key])} {key}, {first} {image_name(*state[key][0])}')
+    if problems:
+        raise FileNotFoundError(f'The pictures in {folder} are not complete ({"; ".join(problems)}): '
+                                'run nbs/sample.ipynb again, it draws what is missing.')
+    stale = _of_other_texts(folder/'settings.json', rows)
+    if stale:
+        raise ValueError(f'{len(stale)} pictures in {folder} were drawn from other texts than the list says, the first '
+                         f'is that of prompt {stale[0]}: empty the folder and run nbs/sample.ipynb again.')
     return [folder/image_name(*item) for item in items], len(state['surplus'])
 
+def _of_other_texts(settings, rows) -> list:
+    "Prompts whose text was another one when their pictures were drawn."
+    if not settings.is_file(): return []
+    asked = read_json(settings).get('prompts', {})
+    return [row['unique_id'] for row in rows if asked.get(str(row['unique_id'])) != row['text']]
+
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #7aa8e92c
+def _protocol(extractor, paths, real, width: int, side: int, folds: int, kernel: str, surplus: int) -> dict:
+    "Everything that moves a distance."
+    def size(path):
+        with Image.open(path) as picture: return f'{picture.width}x{picture.height}'
+    references = len(set(real))
+    preparation = f'shorter side to {side}, bicubic with prefilter, centre cut out' if side else 'as they are'
+    groups = f'{min(folds, references)} groups of reference pictures with their captions'
+    return dict(
+        extractor.record, features=width, pictures=len(paths), distinct_references=references,
+        reference_preparation=preparation, formats=sorted({path.suffix.lower() for path in paths + real}),
+        picture_sizes=sorted({size(path) for path in paths}), distance='float64, eigenvalues, covariance with n - 1',
+        interval=f'jackknife over {groups}', kernel=f'cubic polynomial, unbiased, {kernel}',
+        left_out=surplus, more_pictures_than_features=len(paths) > width)
+
+def protocol_text(
+    notes: dict,  # From `frechet_result`
+) -> str:
+    "The protocol, a line for each point."
+    def words(value): return ', '.join(map(str, value)) if isinstance(value, list) else value
+    lines = [f'{key.replace("_", " ")}: {words(value)}' for key, value in notes.items()]
+    if not notes['more_pictures_than_features']:
+        lines.append('Caution: fewer pictures than features; the covariance is singular and the distance far too '
+                     'large. Compare with equal numbers only.')
+    return '\n'.join(lines)
+
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #8025fd3f
 def frechet_result(
     extractor,  # From `load_extractor`
     pictures,  # Folder of pictures
@@ -229,29 +316,25 @@ def frechet_result(
     folds: int = 20,
     subsets: int = 100,
     seed: int = 0,
-) -> dict:  # n, values, std, intervals, units (groups of reference pictures), judge, notes: the measured part of a result (see `reporting`)
+) -> dict:  # n, values, std, intervals, units (groups of pictures), judge, notes: the measured part of a result
     "Both distances between drawn pictures and their references, with the protocol."
     rows = sorted(rows, key=lambda row: str(row['unique_id']))
     paths, surplus = checked_pictures(pictures, rows)
     real = [Path(references)/row['image'] for row in rows]
     lost = [path for path in real if not path.is_file()]
-    if lost: raise FileNotFoundError(f'{len(set(lost))} of {len(set(real))} reference pictures are missing, the first is {lost[0]}: put the whole validation set there.')
-    drawn, true = file_features(extractor, paths, folder, 0, batch), file_features(extractor, real, reference_folder, side, batch)
+    if lost:
+        raise FileNotFoundError(f'{len(set(lost))} of {len(set(real))} reference pictures are missing, '
+                                f'the first is {lost[0]}: put the whole validation set there.')
+    drawn = file_features(extractor, paths, folder, 0, batch)
+    true = file_features(extractor, real, reference_folder, side, batch)
     value, low, high, error, scores = frechet_interval(drawn, true, [row['image'] for row in rows], folds, seed)
     kernel, spread, size = kernel_distance(drawn, true, subsets, seed=seed)
     first, second = ('FID', 'KID') if isinstance(extractor, Inception) else ('FD', 'KD')
-    protocol = dict(extractor.record, features=drawn.shape[1], pictures=len(rows), distinct_references=len(set(real)), reference_preparation=f'shorter side to {side}, bicubic with prefilter, centre cut out' if side else 'as they are',
-                    formats=sorted({path.suffix.lower() for path in paths + real}), picture_sizes=sorted({_size(path) for path in paths}), distance='float64, eigenvalues, covariance with n - 1',
-                    interval=f'jackknife over {min(folds, len(set(real)))} groups of reference pictures with their captions', kernel=f'cubic polynomial, unbiased, {subsets} subsets of {size}', left_out=surplus, more_pictures_than_features=len(rows) > drawn.shape[1])
-    sure = dict(intervals={first: [low, high]}, units=dict(ids=list(scores), values={first: list(scores.values())})) if scores else dict(intervals={})
-    return dict(n=dict(images=len(rows), references=len(set(real))), values={first: value, second: kernel}, std={second: spread} | ({first: error} if scores else {}), **sure, judge=extractor.label, notes=protocol)
-
-def _size(path) -> str:
-    with Image.open(path) as picture: return f'{picture.width}x{picture.height}'
-
-def protocol_text(
-    notes: dict,  # From `frechet_result`
-) -> str:
-    "The protocol, a line for each point."
-    warning = '' if notes['more_pictures_than_features'] else '\nCaution: fewer pictures than features; the covariance is singular and the distance far too large. Compare with equal numbers only.'
-    return '\n'.join(f'{key.replace("_", " ")}: {", ".join(map(str, value)) if isinstance(value, list) else value}' for key, value in notes.items()) + warning
+    sure, std = dict(intervals={}), {second: spread}
+    if scores:
+        std[first] = error
+        units = dict(ids=list(scores), values={first: list(scores.values())})
+        sure = dict(intervals={first: [low, high]}, units=units)
+    notes = _protocol(extractor, paths, real, drawn.shape[1], side, folds, f'{subsets} subsets of {size}', surplus)
+    return dict(n=dict(images=len(rows), references=len(set(real))), values={first: value, second: kernel},
+                std=std, **sure, judge=extractor.label, notes=notes)
