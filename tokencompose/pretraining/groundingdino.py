@@ -29,8 +29,8 @@ from .owlv2 import dense_targets
 # %% ../../nbs/6_pretraining/05_pretraining.groundingdino.ipynb #14b9e56e
 NEVER_DRAWN = (
     'background', 'bottom', 'clean surface', 'corner', 'drawing', 'front', 'image', 'left', 'light background',
-    'middle', 'object', 'photo', 'picture', 'place', 'plain background', 'plate', 'right', 'round plate', 'scene',
-    'side', 'small picture', 'something', 'somebody', 'square plate', 'surface', 'thing', 'things', 'top',
+    'middle', 'object', 'photo', 'picture', 'place', 'plain background', 'plate', 'right', 'round plate',
+    'scene', 'side', 'small picture', 'something', 'somebody', 'square plate', 'surface', 'thing', 'things', 'top',
     'triangular plate', 'view')
 OTHER_CLASSES = tuple(sorted({*COCO_80, *ADE20K_100} - set(CLASSES)))
 
