@@ -106,7 +106,7 @@ def test_second_kind_of_base_model(tmp_path):
     assert first['denoise_loss'] == pytest.approx(sum(losses)/2, rel=1e-3)
 
     result = probe(pipe, data)
-    assert set(result['images']) == {f'{i:012d}' for i in range(4)} and all(torch.isfinite(torch.as_tensor(v)).all() for v in result['scores'].values())
+    assert set(result.images) == {f'{i:012d}' for i in range(4)} and all(torch.isfinite(torch.as_tensor(v)).all() for v in result.scores.values())
     sample_images(pipe, ['a cat'], 1, tmp_path/'pictures', inference_steps=2)
     assert Image.open(tmp_path/'pictures'/'0_0.png').size == (80, 80)
 
