@@ -364,13 +364,8 @@ def method_points(
     "Values with intervals, each method in its colour."
     from tokencompose.plotting import point_intervals
     if not len(shown): return None
-    colors = method_colors(dict.fromkeys(shown.method))
     labelled = shown.assign(method=shown.method.map(label_of))
-    figure = point_intervals(labelled, 'value', row, hue='method', xlabel=xlabel)
-    marks = zip(figure.axes[0].collections, figure.axes[0].lines, figure.legends[0].legend_handles, strict=True)
-    for color, parts in zip(colors.values(), marks, strict=True):
-        for part in parts: part.set_color(color)
-    return figure
+    return point_intervals(labelled, 'value', row, hue='method', xlabel=xlabel, colours=method_colors(shown.method))
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #d67ef8bc
 def grounding_frame(
