@@ -39,9 +39,9 @@ reproduce: setup
 	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/* runs/$(PROFILE)/train/*/pipeline runs/$(PROFILE)/images/*
 
 publish: setup  # executed notebooks of a run, cleaned, and the records they were made from, to be committed
-	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
+	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting.publish import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
 	$(BIN)/nbdev_clean --fname paper_figures/executed
-	$(BIN)/python -c "from tokencompose.reporting import keep_records; keep_records('runs/$(PROFILE)', 'paper_figures/records/$(PROFILE)')"
+	$(BIN)/python -c "from tokencompose.reporting.publish import keep_records; keep_records('runs/$(PROFILE)', 'paper_figures/records/$(PROFILE)')"
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
