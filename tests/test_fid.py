@@ -243,7 +243,7 @@ def test_from_captions_to_a_result(benchmark, key, place, tmp_path, clip):
     rows = read_pairs(images/'prompts.json')
     expected = coco_captions(place/'data/annotations/captions_val2017.json', 6) if benchmark == 'coco_captions' else flickr_captions(place/'data/flickr30k', 6)
     assert rows == expected and read_json(images/'settings.json')['prompts'] == {str(row['unique_id']): row['text'] for row in rows}
-    result, = evaluated(place, tmp_path, benchmark, method='token-seed2')
+    result, = evaluated(place, tmp_path, benchmark, method='token', train_seed=2)
     assert (result['metric'], result['method'], result['seed'], result['n']['images']) == (key, 'token', 2, 6)
     references = place/'data'/('val2017' if benchmark == 'coco_captions' else 'flickr30k/flickr30k-images')
     drawn, real = ([Image.open(path).convert('RGB') for path in paths] for paths in ([images/f'{row["unique_id"]}_0.png' for row in rows], [references/row['image'] for row in rows]))

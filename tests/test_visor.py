@@ -263,12 +263,12 @@ def test_visor_from_a_model_to_a_result(place, tmp_path):
     images = sampled(place, tmp_path)
     prompts = read_visor(images/'prompts.json')
     assert len(prompts) == 4 and {row['unique_id'] for row in prompts} <= set(range(960))
-    result, = evaluated(place, tmp_path, method='token-seed1')
+    result, = evaluated(place, tmp_path, method='token', train_seed=1)
     assert (result['metric'], result['method'], result['seed'], result['n']) == ('visor', 'token', 1, dict(prompts=4, rounds=2, images=8))
     records = read_detections(tmp_path/'runs/mini/results/visor/token-seed1-detections')
     assert result['values'] == pytest.approx(by_loops(records, prompts, .6, 2))
     assert 'owlvit' in result['judge'] and 'above 0.6' in result['judge']
-    other, = evaluated(place, tmp_path, method='token-seed1', judge_threshold=.5)
+    other, = evaluated(place, tmp_path, method='token', train_seed=1, judge_threshold=.5)
     assert len(read_detections(tmp_path/'runs/mini/results/visor/token-seed1-detections')) == 8, 'another threshold costs no second look'
     assert other['values'] == pytest.approx(by_loops(records, prompts, .5, 2))
 
