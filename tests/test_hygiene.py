@@ -82,8 +82,7 @@ def links(name):
 
 @pytest.mark.parametrize('name', [name for name in NOTEBOOKS if not name.startswith('paper_figures/executed/')])
 def test_links_lead_somewhere(name):
-    to_come = {'RESULTS.md'}
-    dead = [target for target in links(name) if not (ROOT/name).parent.joinpath(target).exists() and Path(target).name not in to_come]
+    dead = [target for target in links(name) if not (ROOT/name).parent.joinpath(target).exists()]
     assert not dead, dead
 
 

@@ -55,7 +55,6 @@ def test_a_slow_tokenizer_is_used_where_both_agree(slow):
 
 def test_a_slow_tokenizer_that_reads_another_text_is_noticed(slow):
     "ftfy turns the curly quote into a straight one."
-    if slow.fix_text is None: pytest.skip('needs ftfy: pip install ftfy')
     assert align_nouns('the ‘red’ cat', ['cat'], slow)[0].reason.split(':')[0] == 'tokenizers differ'
 
 

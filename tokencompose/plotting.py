@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCREEN_DPI', 'ATTENTION_CMAP', 'theme', 'use_theme', 'themed', 'to_uint8', 'image_grid', 'heat_map',
-           'overlay_attention', 'draw_outline', 'attention_grid', 'smoothed', 'loss_panels', 'loss_curves',
-           'point_intervals', 'save_figure']
+           'attention_colours', 'overlay_attention', 'draw_outline', 'attention_grid', 'smoothed', 'loss_panels',
+           'loss_curves', 'point_intervals', 'save_figure']
 
 # %% ../nbs/0_base/06_plotting.ipynb #195d598f
 import functools, textwrap, warnings
@@ -143,6 +143,14 @@ def heat_map(
     return torch.zeros_like(attn_map) if flat else (attn_map - low)/(high - low)
 
 # %% ../nbs/0_base/06_plotting.ipynb #92f5f7e8
+def attention_colours(
+    attn_map: torch.Tensor,  # (h, w)
+    size: tuple = (64, 64),  # (height, width) of the picture
+    cmap: str = ATTENTION_CMAP,
+) -> np.ndarray:  # (height, width, 3) between 0 and 1
+    "A word's attention in colours."
+    return plt.get_cmap(cmap)(heat_map(attn_map, size).numpy())[..., :3]
+
 def overlay_attention(
     image,  # As for `to_uint8`
     attn_map: torch.Tensor,  # (h, w)
@@ -153,8 +161,7 @@ def overlay_attention(
     "A word's attention in colours, over the grey image."
     image = to_uint8(image, value_range)
     grey = np.asarray(Image.fromarray(image).convert('L'))[..., None]/255
-    heat = plt.get_cmap(cmap)(heat_map(attn_map, image.shape[:2]).numpy())[..., :3]
-    return to_uint8(alpha*heat + (1 - alpha)*grey)
+    return to_uint8(alpha*attention_colours(attn_map, image.shape[:2], cmap) + (1 - alpha)*grey)
 
 def draw_outline(
     ax,  # An axis that shows a picture or a map

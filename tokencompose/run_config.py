@@ -6,7 +6,7 @@
 __all__ = ['TrainConfig', 'fixed_part', 'refuse_changes', 'config_for', 'run_folder', 'run_of', 'model_of']
 
 # %% ../nbs/1_method/06_run_config.ipynb #d4c4b191
-import dataclasses
+import dataclasses, difflib
 from dataclasses import dataclass
 from .core import resolve, Settings
 from .methods import get_method, METHODS, parse_run, run_name
@@ -120,7 +120,13 @@ def run_of(
     name, seed = parse_run(method)
     if seed is not None and name in METHODS:
         raise ValueError(f'{method!r} is a run, not a method: say -p method {name} -p train_seed {seed}.')
-    if not model: get_method(method)
+    if method not in METHODS:
+        if not model: get_method(method)  # says which there are
+        if close := difflib.get_close_matches(method, METHODS, 1, cutoff=.8):
+            raise ValueError(f'{method!r} is no method, but nearly {close[0]!r}: '
+                             'say that, or give your own model a name that cannot be taken for it.')
+    elif train_seed and not METHODS[method].trained:
+        raise ValueError(f'{method} is not trained: it has no training seed, got train_seed {train_seed}.')
     return run_name(method, train_seed)
 
 def model_of(

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from ..core import default_device, image_name, resolve
-from ..methods import parse_run, result_file
+from ..methods import METHODS, parse_run, result_file
 from ..profiles import get_profile, Profile
 from ..plotting import attention_grid, image_grid
 from ..models import load_pipeline, model_folder
@@ -61,7 +61,10 @@ def job_of(
     "A job, from what a notebook was given."
     metric, benchmark, runs = p['metric'], benchmark_of(p['metric'], p['benchmark']), f'runs/{p["profile"]}'
     run, model = run_of(p['method'], p['train_seed'], p['model'] or p['images']), p['model']
-    if metric in ('grounding', 'daam'): model = model or model_of(p['profile'], p['method'], p['train_seed'])
+    if metric in ('grounding', 'daam'):
+        if run in METHODS and METHODS[run].kind == 'rival':
+            raise ValueError(f'{metric} looks at a model, and {run} draws with the frozen one: use -p method frozen.')
+        model = model or model_of(p['profile'], p['method'], p['train_seed'])
     names = ('judge_threshold', 'extractor', 'inference_steps', 'guidance_scale', 'inner_steps')
     own = dict({name: p[name] for name in names}, model=model, daam_pictures=p['pictures'])
     settings = for_benchmark(get_profile(p['profile'], **own), benchmark, rounds=p['rounds'])

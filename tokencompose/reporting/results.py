@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core import read_json, resolve, write_json
+from ..methods import result_file
 from ..metrics.multigen import mg_result, prompt_row
 from ..stats import seeds_interval
 
@@ -68,7 +69,7 @@ _OPTIONAL = {'std': dict, 'intervals': dict, 'units': dict, 'judge': str, 'notes
 
 def result_path(profile: str, metric: str, method: str, seed: int = None, root: str = 'runs') -> Path:
     "Where a result belongs; seeds other than 0 are part of the file's name."
-    return resolve(root)/profile/'results'/metric/f'{method}{f"-seed{seed}" if seed else ""}.json'
+    return resolve(root)/profile/'results'/metric/result_file(method, seed)
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #93f27b67
 def check_result(
