@@ -6,6 +6,7 @@
     annotations/annotations_trainval2017.zip                the same files as COCO packs them, with key points as a file nobody wants
     vsr/{train,dev,test}.jsonl                              statements; the training list names images of both splits
     authors/metadata.jsonl, authors/seg/                    rows and masks as the authors published them
+    compbench/, geneval/                                    prompts, see `write_prompt_lists`
 `write_flickr_like(folder, n)` writes Flickr30K Entities, which no server gives out.
 `write_prompt_lists(folder, n)` writes, below `folder`, prompts in the published forms of T2I-CompBench and GenEval:
     compbench/<category>_val.txt, compbench/complex_val_{spatial,action}.txt, geneval/evaluation_metadata.jsonl
@@ -117,6 +118,7 @@ def write_coco_like(folder, n=6, val=3, extra=2):
     lists = dict(train=[(i, 'train2017', train[i]) for i in (*range(n), 0)] + [(0, 'val2017', held_out[0])], dev=[(1, 'train2017', train[1])], test=[(2, 'train2017', train[2])])
     for name, rows in lists.items(): write_jsonl(folder/'vsr'/f'{name}.jsonl', [statement(*row) for row in rows])
     write_dataset(folder/'authors', [authors_row(i, image) for i, image in enumerate(train[:n])])
+    write_prompt_lists(folder)
     pack(folder)
     return folder
 

@@ -6,7 +6,7 @@
 __all__ = ['GENEVAL_NAMES', 'INSTANCE_FLOOR', 'instances_of', 'Mask2Former', 'tiny_mask2former', 'OwlSam', 'load_instances',
            'cut_out', 'ColorNamer', 'find_instances', 'colored_things']
 
-# %% ../../nbs/4_metrics/13_metrics.segments.ipynb #225600f9
+# %% ../../nbs/4_metrics/13_metrics.segments.ipynb #92ad1452
 from pathlib import Path
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ..models import model_fingerprint, model_folder
 from ..data.classes import COCO_80
 from ..data.dataset import load_image
 from ..data.sam import load_segmenter, mask_boxes
-from .detection import box_scores, corners, judge_pictures, load_judge, pixels, query_embeddings
+from .detection import box_scores, corners, judge_pictures, load_judge, query_embeddings
 from .geneval import COLOR_NAMES
 from .vqa import Clip
 
@@ -96,9 +96,11 @@ def tiny_mask2former(folder, seed: int = 0, labels: int = 80, side: int = 64):  
     Mask2FormerImageProcessor(size=size, size_divisor=32).save_pretrained(folder)
     return folder
 
-# %% ../../nbs/4_metrics/13_metrics.segments.ipynb #7b5a741a
+# %% ../../nbs/4_metrics/13_metrics.segments.ipynb #c30b8b63
 class OwlSam:
     "Finds things of any name with OWLv2, and cuts them out with SAM."
+    names = None  # Whatever it is asked for
+
     def __init__(self, judge, segmenter):  # From `load_judge` and `load_segmenter`
         self.judge, self.segmenter, self.label, self.queries = judge, segmenter, f'{judge.label} and SAM', {}
 

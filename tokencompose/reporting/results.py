@@ -55,6 +55,7 @@ METRICS = {
     'daam': Metric('DAAM', 3, bounds=(0, 1)),
     'grounding': Metric('grounding', 3, bounds=(0, 1)),
     'compbench': Metric('CompBench', 3),
+    'geneval': Metric('GenEval', 3, bounds=(0, 1)),
     'training': Metric('training', 2, False),
 }
 
