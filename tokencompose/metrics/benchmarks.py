@@ -14,9 +14,9 @@ from .multigen import ADE20K_UNSEEN, draw_prompts, read_prompts
 from .visor import read_visor, visor_prompts, visor_subset
 from .fid import coco_captions, flickr_captions, read_pairs
 
-# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #e95595b1
+# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #4e0be16a
 METRIC_BENCHMARKS = {'multigen': ('multigen_coco', 'multigen_ade20k'), 'visor': ('visor',),
-                     'fid': ('coco_captions', 'flickr30k'), 'grounding': ('',), 'daam': ('',)}
+                     'fid': ('coco_captions', 'flickr30k'), 'grounding': ('',), 'daam': ('',), 'examples': ('',)}
 BENCHMARKS = tuple(name for names in METRIC_BENCHMARKS.values() for name in names if name)
 
 def benchmark_of(
