@@ -46,7 +46,7 @@ ADOPT = if [ -d paper_figures/records/$(PROFILE) ]; then $(GRAPH) scenes --confi
 reproduce: setup
 	@$(ADOPT)
 	$(GRAPH) --config profile=$(PROFILE) figures="$(FIGURES)"
-	@for table in summary table1 table3 table4; do [ ! -f runs/$(PROFILE)/paper_figures/$$table.md ] || cat runs/$(PROFILE)/paper_figures/$$table.md; done
+	@cat $$(ls runs/$(PROFILE)/paper_figures/table*.txt 2>/dev/null) /dev/null
 	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/*
 
 row: setup
@@ -61,6 +61,9 @@ records: setup  # the results a run has finished so far, small, to be committed
 publish: records  # and its executed tables and figures, cleaned
 	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting.publish import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
 	$(BIN)/nbdev_clean --fname paper_figures/executed
+
+results: setup  # RESULTS.md and the table of README.md, from the committed records
+	$(BIN)/python -m tokencompose.reporting.pages
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

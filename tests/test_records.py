@@ -32,7 +32,7 @@ def agree(a, b):
 
 
 def styled_table(notebook):
-    "HTML of the table beside the paper's numbers, which alone is styled, in an executed notebook."
+    "HTML of the table with the paper's numbers, which alone is styled, in an executed notebook."
     outputs = [output for cell in notebook['cells'] if cell['cell_type'] == 'code' for output in cell['outputs']]
     shown = (''.join(output['data']['text/html']) for output in outputs if 'text/html' in output.get('data', {}))
     return next(html for html in shown if '<table id="T_' in html)
@@ -56,7 +56,7 @@ def test_records_make_the_committed_table(profile, table, tmp_path):
 def test_committed_rows_are_called_as_the_table_of_methods_says(table):
     html = styled_table(read_json(ROOT/f'paper_figures/executed/{table}.ipynb'))
     label = 'numbered' if table == 'table2' else 'label'
-    assert re.findall(r'<th[^>]*row_heading[^>]*>(.*?)</th>', html) == [getattr(METHODS[m], label) for m in rows(table)]
+    assert re.findall(r'<th[^>]*row_heading level0[^>]*>(.*?)</th>', html) == [getattr(METHODS[m], label) for m in rows(table)]
 
 
 def toy_run(folder, seeds=(0, 1)):

@@ -140,13 +140,13 @@ RESULTS = {
     'nbs/6_pretraining/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
     'nbs/6_pretraining/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
-    'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1_difference.md'],
+    'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1.txt', 'table1_ade20k.md', 'table1_difference.md'],
     'paper_figures/figure5.ipynb': ['figure5.png'],
     'paper_figures/figure3.ipynb': ['figure3.png', 'figure3.md'],
-    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3_difference.md', 'table3_grounding.md'],
-    'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
+    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3.txt', 'table3_difference.md', 'table3_grounding.md'],
+    'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'table2.txt', 'grounding.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
-    'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4_difference.md', 'table4_distances.md'],
+    'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4.txt', 'table4_difference.md', 'table4_distances.md'],
 }
 # A kernel of their own, as a user starts them; the others run in this process, which has imported everything already.
 OWN_KERNEL = {'nbs/train.ipynb', 'data_prep/03_segment.ipynb'}

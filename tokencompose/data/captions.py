@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 from ..core import default_device, file_sha256, key_to_int, read_json
-from ..plotting import themed, to_uint8
+from ..plotting import PAGE, themed, to_uint8
 from ..models import model_fingerprint
 from .dataset import load_image
 from .coco import ClassWords, Coco, CocoImage
@@ -205,9 +205,10 @@ def choice_page(
     coco: Coco,
     records: list,  # From `select_captions`; those to show
     columns: int = 2,
-    size: float = 1.3,  # Side of a picture in inches
+    size: float = 1.3,  # Side of a picture in inches, less where the page would be too wide
 ) -> plt.Figure:
     "Pictures beside their captions, each with its score, best first; the chosen one is bold."
+    size = min(size, PAGE/(3.7*columns))
     images, lines = {i.id: i for i in coco.images}, -(-len(records)//columns)
     figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, size*lines),
                                 width_ratios=[1, 2.7]*columns, squeeze=False, layout='constrained')

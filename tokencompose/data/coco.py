@@ -22,7 +22,7 @@ import torch
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from ..core import file_sha256, keyed_rng, Progress, read_json, read_jsonl, write_json, write_jsonl
 from .classes import COCO_80
-from ..plotting import themed
+from ..plotting import draw_outline, PAGE, themed, to_uint8
 from .masks import load_mask, open_picture
 from .dataset import exif_orientation, load_image, read_rows, write_row
 
@@ -429,13 +429,14 @@ def build_dataset(
     return count_rows(rows, coco.classes) | dict(images_without_mask=dropped, images_of_other_split=coco.elsewhere)
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #33933798
-def _tinted(image, masks, colours) -> np.ndarray:
-    "The image, paler outside all masks, each mask in its colour."
-    pixels = np.asarray(image.convert('RGB'), np.float32)/255
-    tinted = .6*pixels + .4
-    for mask, colour in zip(masks, colours):
-        if mask is not None: tinted[mask.numpy()] = .55*pixels[mask.numpy()] + .45*np.float32(colour)
-    return tinted
+def _caption_lines(caption: str, width: int) -> list:  # Of lists of matches, a word each
+    "A caption in lines of `width` characters."
+    lines = [[]]
+    for word in re.finditer(r'\S+', caption):
+        taken = sum(len(w.group()) + 1 for w in lines[-1])
+        if lines[-1] and taken + len(word.group()) > width: lines.append([])
+        lines[-1].append(word)
+    return [line for line in lines if line]
 
 def write_caption(ax, caption: str, spans: list, colours: list, width: int):
     "The caption in lines of `width` characters; words inside a span wear its colour, grey without one."
@@ -443,12 +444,8 @@ def write_caption(ax, caption: str, spans: list, colours: list, width: int):
         inside = [c for span, c in zip(spans, colours) if span and span[0] < word.end() and word.start() < span[1]]
         style = dict(color=inside[0] or '.6', weight='bold') if inside else dict(color='black')
         return TextArea(word.group().replace('$', r'\$'), textprops=dict(size=7.5, **style))
-    lines = [[]]
-    for word in re.finditer(r'\S+', caption):
-        taken = sum(len(w.group()) + 1 for w in lines[-1])
-        if lines[-1] and taken + len(word.group()) > width: lines.append([])
-        lines[-1].append(word)
-    rows = [HPacker(children=[drawn(word) for word in line], pad=0, sep=2.5) for line in lines if line]
+    lines = _caption_lines(caption, width)
+    rows = [HPacker(children=[drawn(word) for word in line], pad=0, sep=2.5) for line in lines]
     if not rows: return
     place = dict(xycoords='axes fraction', box_alignment=(0, 1), frameon=False, pad=0)
     ax.add_artist(AnnotationBbox(VPacker(children=rows, pad=0, sep=2), (0, 1), **place))
@@ -458,22 +455,29 @@ def write_caption(ax, caption: str, spans: list, colours: list, width: int):
 def caption_page(
     examples: list,  # Triples (PIL image, caption, [((start, end), mask bool (height, width) or None), ...])
     columns: int = 4,
-    size: float = 2.1,  # Width of a column in inches
+    size: float = 2.1,  # Width of a column in inches, less where the page would be too wide
 ) -> plt.Figure:
-    "Images with the masks of their nouns, over captions with the nouns in the same colours."
-    lines = -(-len(examples)//columns)
-    figure, axes = plt.subplots(2*lines, columns, figsize=(size*columns, 1.45*size*lines),
-                                height_ratios=[1, .4]*lines, squeeze=False, layout='constrained')
+    "Images with the outlines of their nouns' masks, over captions with the nouns in the same colours."
+    size = min(size, PAGE/columns)
+    rows, width = -(-len(examples)//columns), int(13*size)
+    below = .08 + .14*max([len(_caption_lines(caption, width)) for _, caption, _ in examples], default=0)
+    figure, axes = plt.subplots(2*rows, columns, figsize=(size*columns, (size + below)*rows),
+                                height_ratios=[size, below]*rows, squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for n, (image, caption, nouns) in enumerate(examples):
-        spans, masks = [span for span, _ in nouns], [mask for _, mask in nouns]
-        palette = sns.color_palette('bright', max(len(nouns), 1))
-        colours = [None if mask is None else colour for mask, colour in zip(masks, palette)]
         row, column = divmod(n, columns)
-        axes[2*row, column].imshow(_tinted(image, masks, colours))
-        write_caption(axes[2*row + 1, column], caption, spans, colours, int(13*size))
+        colours = _draw_masks(axes[2*row, column], image, [mask for _, mask in nouns])
+        write_caption(axes[2*row + 1, column], caption, [span for span, _ in nouns], colours, width)
     plt.close(figure)
     return figure
+
+def _draw_masks(ax, image, masks) -> list:  # For each mask its colour, None without one
+    "The image with every mask's outline."
+    ax.imshow(to_uint8(image))
+    colours = [None if m is None else c for m, c in zip(masks, sns.color_palette('bright', max(len(masks), 1)))]
+    for mask, colour in zip(masks, colours):
+        if mask is not None: draw_outline(ax, mask, colour)
+    return colours
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #56dd0c60
 def _spread(total: int, count: int): return np.linspace(0, total - 1, min(count, total)).round().astype(int)
@@ -516,16 +520,19 @@ def class_counts(
 @themed
 def bar_panels(
     panels: dict,  # Title -> {label: count}
-    size: tuple = (3.2, .16),  # Width of a panel and height of a bar in inches
+    size: tuple = (3.2, .16),  # Width of a panel, less where all would be too wide, and height of a bar in inches
 ) -> plt.Figure:
-    "Counts as horizontal bars, one panel a title."
+    "Counts as horizontal bars, one panel a title, each as high as it has bars."
     longest = max(map(len, panels.values()))
-    inches = size[0]*len(panels), .8 + size[1]*longest
-    figure, axes = plt.subplots(1, len(panels), figsize=inches, squeeze=False, layout='constrained')
-    for ax, (title, counts) in zip(axes[0], panels.items()):
+    inches = min(size[0]*len(panels), PAGE), .8 + size[1]*longest
+    figure = plt.figure(figsize=inches, layout='constrained')
+    grid = figure.add_gridspec(longest, len(panels))
+    for column, (title, counts) in enumerate(panels.items()):
+        ax = figure.add_subplot(grid[:len(counts), column])
         bars = ax.barh(list(map(str, counts)), list(counts.values()))
         ax.bar_label(bars, fontsize=7, padding=2)
-        ax.set(ylim=(longest - .4, -.6))
+        ax.set(ylim=(len(counts) - .4, -.6))
+        ax.margins(x=.12)
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=7)
         ax.grid(axis='y', visible=False)

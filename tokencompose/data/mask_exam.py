@@ -30,7 +30,7 @@ def mask_page(
     columns: int = 4,
     size: float = 2.1,  # Width of a column in inches
 ) -> plt.Figure:
-    "Pictures with boxes, scores and masks, over their captions; pictures that cannot be read are left out."
+    "Pictures with boxes, scores and the outlines of masks, over their captions; pictures that cannot be read are left out."
     records = [r for r in records if 'error' not in r]
     if not records: raise ValueError('There is no picture to show: none of the images can be read.')
     examples = []

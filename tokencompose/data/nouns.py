@@ -266,7 +266,7 @@ def plot_alignment(
     labels = _caption_tokens(caption, tokenizer).labels
     owner = {i: n for n, r in reversed(list(enumerate(aligned))) for i in r.token_ids}
     rows = -(-len(labels) // per_row)
-    _, ax = plt.subplots(figsize=(.8 * min(per_row, len(labels)), .45 * rows + .2 * len(aligned) + .3))
+    _, ax = plt.subplots(figsize=(.62 * min(per_row, len(labels)), .42 * rows + .2 * len(aligned) + .1), layout='constrained')
     for i, label in enumerate(labels):
         x, y = i % per_row, -(i // per_row)
         colour = f'C{owner[i] % 10}' if i in owner else '0.9'

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from ..core import atomic_path, file_sha256, key_to_int, read_json, read_jsonl, resolve, write_json
 from ..stats import bootstrap_interval
-from ..plotting import themed
+from ..plotting import PAGE, themed
 from .dataset import safe_path
 from .coco import write_caption
 from .stages import read_stage, run_stage
@@ -405,9 +405,10 @@ def noun_page(
     records: list,  # From `noun_records`
     count: int = 18,  # Captions, spread evenly
     columns: int = 3,
-    size: float = 2.7,  # Width of a column in inches
+    size: float = 2.7,  # Width of a column in inches, less where the page would be too wide
 ) -> plt.Figure:
     "Captions with their nouns in colour, each mention in the next one; under a caption what was left out."
+    size = min(size, PAGE/columns)
     places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
     lines = -(-len(places)//columns)
     inches = size*columns, .62*lines

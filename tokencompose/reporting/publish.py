@@ -18,9 +18,10 @@ def to_markdown(
     frame: pd.DataFrame,  # From `compare_frame`
     caption: str = '',  # Sentence under the table
 ) -> str:
-    "The table for a README or a model card."
-    flat = frame.set_axis([f'{group}<br>{column}' for group, column in frame.columns], axis=1)
-    return flat.to_markdown(disable_numparse=True) + '\n' + (f'\n{caption}\n' if caption else '')
+    "The table for a README or a model card; a method's name stands before its first line."
+    flat = frame.set_axis([f'{group}<br>{column}' for group, column in frame.columns], axis=1).reset_index()
+    flat['method'] = flat['method'].mask(flat['method'].duplicated(), '')
+    return flat.to_markdown(index=False, disable_numparse=True) + '\n' + (f'\n{caption}\n' if caption else '')
 
 def to_csv(frame: pd.DataFrame) -> str:
     "The table as CSV; headings are \"group | column\"."
@@ -29,11 +30,10 @@ def to_csv(frame: pd.DataFrame) -> str:
 # %% ../../nbs/7_tables/04_reporting.publish.ipynb #4ef314b2
 def caption_of(frame: pd.DataFrame) -> str:
     "What a reader must know before comparing: whose numbers, which interval, which judge."
-    table, profile, judges = (frame.attrs[key] for key in ('table', 'profile', 'judges'))
+    table, profile, judges, paper = (frame.attrs[key] for key in ('table', 'profile', 'judges', 'paper'))
     judged = f' Judged by {", ".join(judges)}.' if judges else ''
-    return (f'Paper: Table {table} as printed, ± over rounds. {profile}: measured here, with 95 % intervals over '
-            'prompts or images (and training seeds where there are several; three can be too few, see the range over '
-            f'them). Cost: of all columns, mean of the seeds, on machines that did other work too.{judged}')
+    return (f'{profile}: measured here, with 95 % intervals over prompts or images (and training seeds where there are several). '
+            f'{paper}: Table {table} as printed, ± over rounds.{judged}')
 
 def save_table(
     frame: pd.DataFrame,
@@ -49,10 +49,12 @@ def to_style(
     frame: pd.DataFrame,
     caption: str = '',
 ) -> Styler:  # The last value of a cell shows it
-    "The table for a notebook: a caption, \"not run\" in grey, a line before each group."
-    def grey(value): return 'color: #999' if value in (NOT_RUN, NOT_REPORTED, 'not measured') else ''
+    "The table for a notebook: a caption, the paper's lines and what has no number in grey, a line before each group."
+    def grey(value): return 'color: #999' if value in (NOT_RUN, NOT_REPORTED) else ''
     starts = [c for i, c in enumerate(frame.columns) if i == 0 or c[0] != frame.columns[i - 1][0]]
-    style = frame.style.map(grey).set_properties(**{'text-align': 'right', 'white-space': 'nowrap'})
+    theirs = pd.IndexSlice[[row for row in frame.index if row[1] == 'paper'], :]
+    style = frame.style.set_properties(**{'text-align': 'right', 'white-space': 'nowrap'})
+    style = style.set_properties(subset=theirs, color='#666').map(grey)
     return style.set_properties(subset=starts, **{'border-left': '1px solid #999'}).set_caption(caption)
 
 # %% ../../nbs/7_tables/04_reporting.publish.ipynb #8108a32e
