@@ -6,6 +6,8 @@ import papermill as pm
 import pytest
 from conftest import ROOT
 
+from tokencompose.reporting.pages import readme_table, results_page, with_table
+
 PAGES = ('README.md', 'COMMANDS.md', 'RESULTS.md')
 
 
@@ -57,3 +59,17 @@ def test_the_python_of_the_readme_runs():
     exec(compile(code, 'README.md', 'exec'), names)
     assert names['picture'].size == (64, 64) and list(names['maps']) == ['cat', 'pizza', 'car']
     assert all(map_.shape == (16, 16) and map_.min() >= 0 and map_.max() <= 1 for map_ in names['maps'].values())
+
+
+def numbers_apart(text):
+    "The text without its numbers, and the numbers: another processor may round the last digit the other way."
+    number = r'\d+(?:\.\d+)?'
+    return re.sub(r'[ :-]+', ' ', re.sub(number, '0', text)), re.findall(number, text)
+
+
+def test_results_are_what_the_records_say():
+    for page, made in (('RESULTS.md', results_page()), ('README.md', with_table(text_of('README.md'), readme_table()))):
+        (words, ours), (words_now, now) = numbers_apart(text_of(page)), numbers_apart(made)
+        assert words == words_now, f'{page}: run make results'
+        digits = [len(a.partition('.')[2]) for a in ours]
+        assert not [(a, b) for a, b, n in zip(ours, now, digits, strict=True) if abs(float(a) - float(b)) > 1.5*10**-n], f'{page}: run make results'

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'table1_claims', 'table2_claims', 'table3_claims', 'table4_claims', 'Part', 'flat_markdown', 'known',
            'missing', 'rows_frame', 'stage_costs', 'part_page', 'results_page', 'readme_table', 'with_table', 'main']
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #c516af2b
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #033d0d37
 import re
 from dataclasses import dataclass
 import pandas as pd
@@ -16,10 +16,10 @@ from ..methods import METHODS, rows as rows_of, run_name
 from ..profiles import get_profile
 from .results import load_results, metric_info, pooled
 from .tables import ablation_columns, Claim, claims_frame, compare_frame, format_seconds
-from .tables import format_value, label_of, NOT_RUN, NUMBERED, printed, run_label
+from .tables import finding, format_value, label_of, NOT_RUN, NUMBERED, printed, run_label
 from .tables import TABLE4_COLUMNS, table1_halves
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #82622ab0
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #986de3c7
 def _far(columns): return [column for column in columns if column[1] in ('FID', 'FD')]
 
 def _found(columns): return [column for column in columns if column[1] in ('OA', 'MG3', 'MG4')]
@@ -37,11 +37,13 @@ def table1_claims(columns) -> list:
         Claim('Composable Diffusion falls behind', 'composable', 'frozen', found),
         Claim('TokenCompose is as real as the frozen model', 'tokencompose', 'frozen', _far(columns), equal=True)]
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #71da91ee
 def table2_claims(columns) -> list:
     "What the paper says of Table 2."
     found, far = _found(columns), _far(columns)
     both, shown = 'tokencompose', [*found, ('grounding', 'mass')]
-    one, two, three = 'layers_up16', 'layers_mid8_up16', 'layers_mid8_up16_up32'
+    one, two = 'layers_up16', 'layers_mid8_up16'
+    three = f'{two}_up32'
     return [
         Claim('fine-tuning alone helps', 'denoise', 'frozen', found),
         Claim('and costs realism', 'denoise', 'frozen', far),
@@ -57,6 +59,7 @@ def table2_claims(columns) -> list:
         Claim('the whole decoder is above one place', both, two, shown),
         Claim('a layer of the encoder does not help', 'layers_down16_mid8_up16', two, shown, equal=True)]
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #d6b8527a
 def table3_claims(columns) -> list:
     "What the paper says of Table 3; that the losses take hold shows in our own measure of attention."
     found, far = _found(columns), _far(columns)
@@ -129,7 +132,7 @@ def missing(part: Part, results: list) -> list:
     there = {(r['method'], r['metric']) for r in results}
     return [m for m in part.methods if not any((m, metric) in there for metric, _ in part.columns)]
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #908cac66
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #44de83e2
 def rows_frame(part: Part, results: list) -> pd.DataFrame:
     "Seconds of each row, mean of the training seeds, and the command that makes it."
     metrics = list(dict.fromkeys(metric for metric, _ in part.columns))
@@ -146,6 +149,7 @@ def rows_frame(part: Part, results: list) -> pd.DataFrame:
             'made by': f'`make row TABLE={part.table} ROW={m} PROFILE={part.profile}{" SEED=0" if METHODS[m].trained else ""}`'}
     return pd.DataFrame(lines).T.rename_axis('row')
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #1362d44a
 def stage_costs(results: list, runs: list, benchmarks: tuple) -> pd.DataFrame:  # A row for each run
     "Seconds of training, of drawing and judging, and of probing, and the highest memory peak, from the results."
     every = {}
@@ -160,6 +164,7 @@ def stage_costs(results: list, runs: list, benchmarks: tuple) -> pd.DataFrame:  
         rows[run_label(run)] = {**{f'{stage}, s': value for stage, value in seconds.items()}, 'peak MB': max(peaks, default=None)}
     return pd.DataFrame(rows).T.astype(float).round(0)
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #4aa884ab
 def part_page(part: Part, results: list) -> str:
     "A table of the paper: ours over the paper's, claims, costs and commands."
     head, lacking = f'## Table {part.table}: {part.title}', missing(part, results)
@@ -171,17 +176,19 @@ def part_page(part: Part, results: list) -> str:
     claims = claims_frame(results, part.claims(part.columns), part.table, part.fill_from).reset_index()
     claims = claims[claims.verdict != NOT_RUN]
     claims['claim'] = claims['claim'].where(claims['claim'] != claims['claim'].shift(), '')
-    blocks = [head, *map(flat_markdown, frames), known(part, results)]
+    blocks = [head, finding(results, part.columns), *map(flat_markdown, frames), known(part, results)]
     if lacking: blocks.append(f'Not yet from records: {", ".join(map(label_of, lacking))}.')
     blocks += ['**The claims**', claims.to_markdown(index=False, disable_numparse=True), '**The rows**', flat_markdown(rows_frame(part, results))]
     return '\n\n'.join(blocks)
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #19d783a8
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #efc872d5
 _HEAD = """# Results
 
-Written by `make results` from the committed records ([paper_figures/records](paper_figures/records)); no number here was typed. Ours are of the *miniature*: its own drawn world, models of a few million
-weights, a judge that was trained on drawn scenes. Only the order of rows and the direction of differences can be compared with the paper's numbers, which stand below ours. How each number is measured:
-[the map](nbs/index.ipynb). Executed tables and figures with their reading: [paper_figures/executed](paper_figures/executed).
+Written by `make results` from the committed records ([paper_figures/records](paper_figures/records)); no number here
+was typed. Ours are of the *miniature*: its own drawn world, models of a few million weights, a judge that was trained on
+drawn scenes. Only the order of rows and the direction of differences can be compared with the paper's numbers, which
+stand below ours. How each number is measured: [the map](nbs/index.ipynb). Executed tables and figures with their
+reading: [paper_figures/executed](paper_figures/executed).
 
 A verdict says whether our difference has the paper's sign, and whether its interval leaves zero out (*settled*).
 """
@@ -197,6 +204,7 @@ def results_page(
     if old: dated += f'; {old} of them were made before records had an identity, so `make reproduce` makes them anew'
     return '\n\n'.join([_HEAD.strip(), f'{dated}.', *(part_page(part, results[part.profile]) for part in PARTS)]) + '\n'
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #ee0baa5a
 _README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(MG3)': ('multigen_coco', 'MG3'),
            'four of five<br>(MG4)': ('multigen_coco', 'MG4')}
 
@@ -214,6 +222,7 @@ def readme_table(records: str = 'paper_figures/records') -> str:
             cells['paper' + ' '*len(cells)] = format_value(theirs['value'], digits=theirs['digits']) if theirs else ''
     return pd.DataFrame(lines).T.rename_axis('Per cent of pictures that show').reset_index().to_markdown(index=False, disable_numparse=True)
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #d46a7173
 _BEGIN, _END = '<!-- made by `make results` -->', '<!-- end -->'
 
 def with_table(readme: str, table: str) -> str:
