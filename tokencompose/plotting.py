@@ -91,8 +91,8 @@ def image_grid(
 ) -> plt.Figure:  # The figure; a notebook shows it when it is the cell's last value
     "Images in rows and columns with titles."
     rows, columns = len(images), _check_grid(images, row_titles, col_titles, captions)
-    row_titles = row_titles and [_wrap(title, size) for title in row_titles]
-    left = .12 + .068*max(len(line) for title in row_titles for line in title.split('\n')) if row_titles else 0
+    row_titles = row_titles and [_wrap(title, max(size, 1.4)) for title in row_titles]
+    left = .12 + .062*max(len(line) for title in row_titles for line in title.split('\n')) if row_titles else 0
     size = min(size, (PAGE - left)/columns)
     col_titles = col_titles and [title and _wrap(title, size) for title in col_titles]
     top = .06 + .14*max(title.count('\n') + 1 for title in col_titles) if col_titles else 0
@@ -178,12 +178,13 @@ def draw_outline(
     ax,  # An axis that shows a picture or a map
     mask,  # (H, W), at the size of what is shown
     colour='white',
+    width: float = 1.,  # Of the line, in points
 ):
     "The border of a mask, visible on bright and dark; nothing for a mask that is empty or covers all."
     mask = torch.as_tensor(mask).cpu().float().numpy()
     if mask.min() == mask.max(): return
-    line = ax.contour(mask, levels=[.5], colors=[colour], linewidths=1)
-    line.set(path_effects=[patheffects.withStroke(linewidth=2.4, foreground='black')])
+    line = ax.contour(mask, levels=[.5], colors=[colour], linewidths=width)
+    line.set(path_effects=[patheffects.withStroke(linewidth=2.4*width, foreground='black')])
 
 # %% ../nbs/0_base/06_plotting.ipynb #fffab6a0
 @themed
@@ -286,7 +287,7 @@ def point_intervals(
     colours = dict(zip(levels, sns.color_palette('colorblind', len(levels)))) | (colours or {})
     places, lanes = _places(frame, y, hue, names, levels)
     legend = .07*max(map(len, map(str, levels)))  # as wide as its longest name
-    inches = size or (4.8 + legend, .7 + .28*len(names)*max(1, .6*lanes))
+    inches = size or (4.8 + legend, .7 + .28*len(names)*max(1, .45*lanes))
     figure, ax = plt.subplots(figsize=inches, layout='constrained')
     for level in levels:
         here = np.full(len(frame), True) if hue is None else (frame[hue] == level).to_numpy()

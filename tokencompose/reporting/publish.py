@@ -32,8 +32,8 @@ def caption_of(frame: pd.DataFrame) -> str:
     "What a reader must know before comparing: whose numbers, which interval, which judge."
     table, profile, judges, paper = (frame.attrs[key] for key in ('table', 'profile', 'judges', 'paper'))
     judged = f' Judged by {", ".join(judges)}.' if judges else ''
-    return (f'{profile}: measured here, with 95 % intervals over prompts or images (and training seeds where there are several). '
-            f'{paper}: Table {table} as printed, ± over rounds.{judged}')
+    return (f'{profile}: measured here, with 95 % intervals over prompts or images (and training seeds where there '
+            f'are several). {paper}: Table {table} as printed, ± over rounds.{judged}')
 
 def save_table(
     frame: pd.DataFrame,
@@ -62,7 +62,8 @@ def publish(
     executed,  # Notebook that papermill executed
     target,  # Where the copy goes
 ):
-    "Copy an executed notebook without its error stream, timings and the repository's place on this machine."
+    "Copy an executed notebook: pictures compact; no error stream, timings or place of the repository on this machine."
+    from tokencompose.plotting import compact_notebook
     notebook = read_json(executed)
     for cell in notebook['cells']:
         if cell['cell_type'] == 'code':
@@ -71,3 +72,4 @@ def publish(
         cell['metadata'] = {k: v for k, v in cell['metadata'].items() if k == 'tags'}
     text = json.dumps(notebook, indent=1, ensure_ascii=False).replace(f'{repo_root()}/', '')
     write_text(target, text + '\n')
+    compact_notebook(target)
