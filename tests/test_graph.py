@@ -152,6 +152,22 @@ def test_one_row_of_a_table():
     assert 'has no run layout; it has' in row('layout', 0)
 
 
+def test_what_a_record_holds_is_not_made_again(tmp_path):
+    "Neither the score nor the pictures nor the model behind it."
+    for name in ('nbs', 'data_prep', 'paper_figures', 'tokencompose', 'settings.ini'): (tmp_path/name).symlink_to(ROOT/name)
+    for metric in (*get_profile('quick').ablation, 'grounding'):
+        for run in ('frozen', 'denoise-seed0'):
+            path = tmp_path/'runs'/'quick'/'results'/metric/f'taken-{run}'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    command = [sys.executable, '-m', 'snakemake', '-s', str(ROOT/'Snakefile'), '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=quick', 'figures=table2']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', done.stdout + done.stderr)]
+    made = {run_of(g) for n, _, g in plan if n in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb')}
+    assert made == set(run_names(['pixel', 'token', 'tokencompose'], (0,))), done.stderr[-500:]
+    assert {g['method'] for n, _, g in plan if n == 'nbs/train.ipynb'} == {'pixel', 'token', 'tokencompose'}
+
+
 def test_an_unknown_figure_is_refused():
     assert 'FIGURES: table9 is not one of figure2, ' in dry_run('quick', 'table2 table9', check=False)
 

@@ -151,7 +151,7 @@ def test_the_graph_takes_up_matching_records_only(tmp_path, world):
     assert taken == ['multigen_coco of frozen', 'multigen_coco of token-seed0']
     assert left == {'made with other training': ['multigen_coco of token-seed1'], 'made before records had an identity, or with parameters of its own': ['multigen_coco of pixel-seed0']}
     done = {path.name for path in (tmp_path/'new').rglob('*') if path.is_file()}
-    assert done == {'frozen.json', 'done-frozen', 'token.json', 'done-token-seed0'}
+    assert done == {'frozen.json', 'taken-frozen', 'token.json', 'taken-token-seed0'}
     assert adopt_records('mini', tmp_path/'records', tmp_path/'none', tmp_path/'nowhere')[0] == []
 
 

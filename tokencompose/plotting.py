@@ -368,7 +368,7 @@ def _reduce(path):
     with Image.open(path) as picture: reduced = picture.convert('RGB').quantize(256)
     reduced.save(path, optimize=True)
 
-# %% ../nbs/0_base/06_plotting.ipynb #6c4a9216
+# %% ../nbs/0_base/06_plotting.ipynb #5e91807b
 def _opaque(picture) -> Image.Image:
     "On white, without transparency."
     if picture.mode != 'RGBA': return picture.convert('RGB')
@@ -387,6 +387,7 @@ def _encoded(picture, kind, **options) -> bytes:
     picture.save(buffer, kind, optimize=True, **options)
     return buffer.getvalue()
 
+# %% ../nbs/0_base/06_plotting.ipynb #afb58173
 def compact_picture(
     data: bytes,  # A PNG
 ) -> tuple:  # ("png" or "jpeg", bytes)
@@ -396,7 +397,7 @@ def compact_picture(
     picture = _opaque(picture)
     reduced, forms = _with_palette(picture), dict(png=_encoded(picture, 'png'))
     if reduced is not None: return 'png', min(_encoded(reduced, 'png'), forms['png'], key=len)
-    forms['jpeg'] = _encoded(picture, 'jpeg', quality=90, subsampling=0)
+    forms['jpeg'] = _encoded(picture, 'jpeg', quality=75, subsampling=0)
     return min(forms.items(), key=lambda item: len(item[1]))
 
 def compact_notebook(

@@ -255,7 +255,7 @@ def explain_alignment(
         rows.append(f'{r.noun!r}: {where}')
     return '\n'.join(rows)
 
-# %% ../../nbs/1_method/01_data.nouns.ipynb #a9963cd6
+# %% ../../nbs/1_method/01_data.nouns.ipynb #940e6722
 def plot_alignment(
     caption: str,  # The caption that was aligned
     aligned: list,  # `NounTokens` from `align_nouns`
@@ -266,7 +266,8 @@ def plot_alignment(
     labels = _caption_tokens(caption, tokenizer).labels
     owner = {i: n for n, r in reversed(list(enumerate(aligned))) for i in r.token_ids}
     rows = -(-len(labels) // per_row)
-    _, ax = plt.subplots(figsize=(.645 * min(per_row, len(labels)), .42 * rows + .2 * len(aligned) + .1), layout='constrained')
+    size = .645 * min(per_row, len(labels)), .42 * rows + .2 * len(aligned) + .1
+    _, ax = plt.subplots(figsize=size, layout='constrained')
     for i, label in enumerate(labels):
         x, y = i % per_row, -(i // per_row)
         colour = f'C{owner[i] % 10}' if i in owner else '0.9'

@@ -107,7 +107,7 @@ PARTS = (
     Part(4, 'mini', 'where attention falls on a given picture', table4_claims),
 )
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #3d23c55f
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #69e94afd
 def flat_markdown(frame: pd.DataFrame) -> str:
     "A frame of texts as Markdown; two lines of headings become one, the name of a row stands once."
     shown = frame.reset_index()
@@ -120,19 +120,21 @@ def known(part: Part, results: list) -> str:
     "Samples, judge and seeds of a table, from its results."
     used = [r for r in results if r['metric'] in dict(part.columns) and r['method'] in part.methods]
     if not used: return ''
-    counted = {metric: next(r['n'] for r in used if r['metric'] == metric) for metric in dict.fromkeys(r['metric'] for r in used)}
-    said = [f'{metric_info(metric).label} {", ".join(f"{count:g} {what}" for what, count in n.items())}' for metric, n in counted.items()]
+    counted = {r['metric']: r['n'] for r in used}
+    said = [f'{metric_info(metric).label} {_counts(n)}' for metric, n in counted.items()]
     judges = sorted({r['judge'] for r in used if r.get('judge')})
     seeds = sorted({r['seed'] for r in used if r['seed'] is not None})
     return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}. Training seeds {", ".join(map(str, seeds))}. '
             'Intervals are of 95 %, over prompts or pictures and, in trained rows, training seeds.*')
+
+def _counts(n: dict) -> str: return ', '.join(f'{count:g} {what}' for what, count in n.items())
 
 def missing(part: Part, results: list) -> list:
     "Rows that lack a record of one of the table's metrics."
     there = {(r['method'], r['metric']) for r in results}
     return [m for m in part.methods if not any((m, metric) in there for metric, _ in part.columns)]
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #44de83e2
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #fc3abc84
 def rows_frame(part: Part, results: list) -> pd.DataFrame:
     "Seconds of each row, mean of the training seeds, and the command that makes it."
     metrics = list(dict.fromkeys(metric for metric, _ in part.columns))
@@ -144,12 +146,15 @@ def rows_frame(part: Part, results: list) -> pd.DataFrame:
         scored = sum(r['cost']['seconds'] for r in own if r['metric'] in metrics)/runs
         trained = [r['cost']['seconds'] for r in own if r['metric'] == 'training']
         lines[label_of(m)] = {
-            'training seeds': ', '.join(map(str, seeds)) or '', 'training': format_seconds(sum(trained)/len(trained)) if trained else '',
+            'training seeds': ', '.join(map(str, seeds)),
+            'training': format_seconds(sum(trained)/len(trained)) if trained else '',
             'drawing and judging': format_seconds(scored) if scored else NOT_RUN,
-            'made by': f'`make row TABLE={part.table} ROW={m} PROFILE={part.profile}{" SEED=0" if METHODS[m].trained else ""}`'}
+            'made by': f'`make row TABLE={part.table} ROW={m} PROFILE={part.profile}{" SEED=0"*METHODS[m].trained}`'}
     return pd.DataFrame(lines).T.rename_axis('row')
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #1362d44a
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #fc06bfa4
+_NOT_DRAWN = 'training', 'grounding', 'daam', 'examples', 'latency'  # metrics of no benchmark
+
 def stage_costs(results: list, runs: list, benchmarks: tuple) -> pd.DataFrame:  # A row for each run
     "Seconds of training, of drawing and judging, and of probing, and the highest memory peak, from the results."
     every = {}
@@ -157,14 +162,15 @@ def stage_costs(results: list, runs: list, benchmarks: tuple) -> pd.DataFrame:  
     rows = {}
     for run in runs:
         costs = every.get(run, {})
-        scored = [cost for metric, cost in costs.items() if metric not in ('training', 'grounding', 'daam', 'examples', 'latency')]
+        scored = [cost for metric, cost in costs.items() if metric not in _NOT_DRAWN]
         peaks = [cost['peak_memory_mb'] for cost in costs.values() if cost.get('peak_memory_mb')]
         seconds = dict(train=costs.get('training', {}).get('seconds'), probe=costs.get('grounding', {}).get('seconds'))
         seconds['draw and judge'] = sum(cost['seconds'] for cost in scored) if len(scored) >= len(benchmarks) else None
-        rows[run_label(run)] = {**{f'{stage}, s': value for stage, value in seconds.items()}, 'peak MB': max(peaks, default=None)}
+        rows[run_label(run)] = {f'{stage}, s': value for stage, value in seconds.items()}
+        rows[run_label(run)]['peak MB'] = max(peaks, default=None)
     return pd.DataFrame(rows).T.astype(float).round(0)
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #4aa884ab
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #19a3c21c
 def part_page(part: Part, results: list) -> str:
     "A table of the paper: ours over the paper's, claims, costs and commands."
     head, lacking = f'## Table {part.table}: {part.title}', missing(part, results)
@@ -178,10 +184,11 @@ def part_page(part: Part, results: list) -> str:
     claims['claim'] = claims['claim'].where(claims['claim'] != claims['claim'].shift(), '')
     blocks = [head, finding(results, part.columns), *map(flat_markdown, frames), known(part, results)]
     if lacking: blocks.append(f'Not yet from records: {", ".join(map(label_of, lacking))}.')
-    blocks += ['**The claims**', claims.to_markdown(index=False, disable_numparse=True), '**The rows**', flat_markdown(rows_frame(part, results))]
+    blocks += ['**The claims**', claims.to_markdown(index=False, disable_numparse=True)]
+    blocks += ['**The rows**', flat_markdown(rows_frame(part, results))]
     return '\n\n'.join(blocks)
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #efc872d5
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #0396af6f
 _HEAD = """# Results
 
 Written by `make results` from the committed records ([paper_figures/records](paper_figures/records)); no number here
@@ -201,17 +208,19 @@ def results_page(
     every = [r for found in results.values() for r in found]
     old = sum(not r.get('identity') for r in every)
     dated = f'{len(every)} results of {len({(r["profile"], r["method"], r["seed"]) for r in every})} models'
+    pages = [part_page(part, results[part.profile]) for part in PARTS]
     if old: dated += f'; {old} of them were made before records had an identity, so `make reproduce` makes them anew'
-    return '\n\n'.join([_HEAD.strip(), f'{dated}.', *(part_page(part, results[part.profile]) for part in PARTS)]) + '\n'
+    return '\n\n'.join([_HEAD.strip(), f'{dated}.', *pages]) + '\n'
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #ee0baa5a
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #3b6a9195
 _README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(MG3)': ('multigen_coco', 'MG3'),
            'four of five<br>(MG4)': ('multigen_coco', 'MG4')}
 
 def readme_table(records: str = 'paper_figures/records') -> str:
     "Table 2's objectives, here beside the paper."
     methods = [m for m in rows_of('table2') if not METHODS[m].layers]
-    results = [r for r in load_results('mini', records) if r['method'] in methods and r['metric'] in dict(_README.values())]
+    metrics = dict(_README.values())
+    results = [r for r in load_results('mini', records) if r['method'] in methods and r['metric'] in metrics]
     ours = {(r.method, r.metric, r.name): r for r in pooled(results).itertuples(index=False)} if results else {}
     paper, lines = printed((1, 2)), {}
     for m in methods:
@@ -220,15 +229,17 @@ def readme_table(records: str = 'paper_figures/records') -> str:
             mine, theirs = ours.get((m, *column)), paper.get((m, *column))
             cells[f'{heading} here'] = format_value(mine.value, mine.low, mine.high) if mine else NOT_RUN
             cells['paper' + ' '*len(cells)] = format_value(theirs['value'], digits=theirs['digits']) if theirs else ''
-    return pd.DataFrame(lines).T.rename_axis('Per cent of pictures that show').reset_index().to_markdown(index=False, disable_numparse=True)
+    frame = pd.DataFrame(lines).T.rename_axis('Per cent of pictures that show').reset_index()
+    return frame.to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #d46a7173
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #72e816ae
 _BEGIN, _END = '<!-- made by `make results` -->', '<!-- end -->'
 
 def with_table(readme: str, table: str) -> str:
     "The README with its table between the two comments."
     pattern = re.compile(f'{re.escape(_BEGIN)}.*?{re.escape(_END)}', re.S)
-    if not pattern.search(readme): raise ValueError(f'README.md has lost its comments {_BEGIN} and {_END}: put them where the table belongs.')
+    if not pattern.search(readme):
+        raise ValueError(f'README.md has lost its comments {_BEGIN} and {_END}: put them where the table belongs.')
     return pattern.sub(lambda _: f'{_BEGIN}\n{table}\n{_END}', readme)
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #e490f3bc

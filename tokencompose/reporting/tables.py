@@ -405,7 +405,7 @@ def text_blocks(
         if max(len(line) for block in blocks for line in block.split('\n')) <= width: break
     return blocks
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #c53c1edd
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #e9b59d9d
 def finding(
     results: list,  # From `load_results`; all of one profile
     columns: list,  # (metric, name) pairs, in order
@@ -436,6 +436,7 @@ def _sides(differences) -> dict:
         texts['better' if better else 'worse'].append(text)
     return texts
 
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #64d97d13
 def terminal_text(
     frames: list,  # From `compare_frame`, of one table
     sentence: str = '',  # From `finding`
@@ -448,7 +449,7 @@ def terminal_text(
     blocks = [block for frame in frames for block in text_blocks(frame, width)] or ['Nothing was run yet.']
     return '\n\n'.join([textwrap.fill(head, width), *blocks, textwrap.fill(sentence, width)]) + '\n'
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #42a5f448
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #ad076f20
 def points_frame(
     results: list,  # From `load_results`
     rows: list,  # Method keys, in order
@@ -478,6 +479,7 @@ def method_points(
     labelled = shown.assign(method=shown.method.map(label_of))
     return point_intervals(labelled, 'value', row, hue='method', xlabel=xlabel, colours=method_colors(shown.method))
 
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #befc9c8f
 def run_dots(
     results: list,  # From `load_results`
     rows: list,  # Method keys, in order
