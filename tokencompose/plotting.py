@@ -268,7 +268,7 @@ def _draw_curve(ax, line, name, colour, beta):
     ax.plot(line.index, line, color=colour, lw=.6, alpha=.35)
     ax.plot(line.index, smoothed(line, beta), color=colour, lw=1.6, label=name)
 
-# %% ../nbs/0_base/06_plotting.ipynb #3f53da89
+# %% ../nbs/0_base/06_plotting.ipynb #9f39f497
 @themed
 def point_intervals(
     frame: pd.DataFrame,  # One row for each point
@@ -287,7 +287,7 @@ def point_intervals(
     colours = dict(zip(levels, sns.color_palette('colorblind', len(levels)))) | (colours or {})
     places, lanes = _places(frame, y, hue, names, levels)
     legend = .07*max(map(len, map(str, levels)))  # as wide as its longest name
-    inches = size or (4.8 + legend, .7 + .28*len(names)*max(1, .45*lanes))
+    inches = size or (4.6 + legend, .7 + .28*len(names)*max(1, .45*lanes))
     figure, ax = plt.subplots(figsize=inches, layout='constrained')
     for level in levels:
         here = np.full(len(frame), True) if hue is None else (frame[hue] == level).to_numpy()

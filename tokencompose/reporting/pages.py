@@ -188,11 +188,11 @@ def part_page(part: Part, results: list) -> str:
     blocks += ['**The rows**', flat_markdown(rows_frame(part, results))]
     return '\n\n'.join(blocks)
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #0396af6f
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #041107ae
 _HEAD = """# Results
 
 Written by `make results` from the committed records ([paper_figures/records](paper_figures/records)); no number here
-was typed. Ours are of the *miniature*: its own drawn world, models of a few million weights, a judge that was trained on
+was typed. Ours are of the *miniature*: its own drawn world, models of a few million weights, a judge that learned from
 drawn scenes. Only the order of rows and the direction of differences can be compared with the paper's numbers, which
 stand below ours. How each number is measured: [the map](nbs/index.ipynb). Executed tables and figures with their
 reading: [paper_figures/executed](paper_figures/executed).
