@@ -133,6 +133,7 @@ def test_mentions(caption, found): assert names(caption) == found
 def test_a_name_of_coco_holds_its_words_even_where_the_file_lacks_it():
     assert names('a hot dog and a dog', ['dog']) == [('dog', 'dog')]
     assert ClassWords(['dog']).find('a hot dog and a dog')[0].start == 16
+    assert names("red_car,hot_dog and a fire-hydrant_cover") == [("car", "car"), ("hot_dog", "hot dog"), ("fire-hydrant", "fire hydrant")] and names("a carpet, a scar_x, bear\u0301") == []
     assert names('a ball', ['ball', 'sports ball']) == [('ball', 'ball')]
 
 

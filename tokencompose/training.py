@@ -93,11 +93,11 @@ def cached_dataset(
     "Images, captions and masks of a folder as tensors in memory; encoded on the first call, read from the cache later."
     folder, pictures = resolve(data), resolve(images)
     for path, what in ((folder, 'data'), (pictures, 'images')): _check_there(path, 'val_'*held_out + what, held_out)
-    dataset = GroundingDataset(folder, pictures, pipe.tokenizer, config.resolution)
+    dataset = GroundingDataset(folder, pictures, pipe.tokenizer, config.resolution, mask_rule=config.mask_rule)
     if rows: dataset.rows = dataset.rows[:rows]
     cache = encode_cache(dataset, pipe.vae, pipe.text_encoder, folder.parent/'cache', share=share)
     sizes = sorted(set(map_sizes(pipe.unet, config.layers, latent_side(pipe, config)).values()))
-    return CachedDataset(dataset, cache, sizes, config.mask_rule)
+    return CachedDataset(dataset, cache, sizes)
 
 def _check_there(path: Path, name: str, held_out: bool):
     if path.is_dir(): return

@@ -82,7 +82,7 @@ class Prompt:
 
 def clean_noun(noun: str) -> str:  # Empty when nothing is left
     "A noun as it stands in a prompt: lower case, single spaces, nothing that separates."
-    return ' '.join(re.sub(r'[.?]', ' ', noun.lower()).split())
+    return ' '.join(re.sub(r'[.?_]', ' ', noun.lower()).split())
 
 def grounding_prompt(
     nouns,  # Nouns of a caption; repetitions count once, for the first

@@ -238,8 +238,9 @@ class ClassWords:
     def __init__(self, classes, synonyms: dict = SYNONYMS):
         self.words = class_words(classes, synonyms)
         longest = sorted(self.words, key=len, reverse=True)
-        joined = '|'.join(re.escape(word).replace(r'\ ', r'[\s-]+') for word in longest)
-        self.pattern = re.compile(rf'(?<![\w\u0300-\u036f])(?=({joined})(?!-?[\w\u0300-\u036f]))', re.I)
+        joined = '|'.join(re.escape(word).replace(r'\ ', r'[\s_-]+') for word in longest)
+        letter = r'[^\W_]|[\u0300-\u036f]'  # the underscores of tags are spaces
+        self.pattern = re.compile(rf'(?<!{letter})(?=({joined})(?!-?(?:{letter})))', re.I)
 
     def find(self, caption: str) -> list:  # Of `Mention`, in reading order
         "Mentions that do not overlap; a longer one comes before a shorter one."
@@ -249,7 +250,7 @@ class ClassWords:
         found = [Mention(a, b, self._class(caption[a:b]), caption[a:b]) for a, b in sorted(taken)]
         return [m for m in found if m.name and not (m.noun.lower() == 'orange' and _COLOUR.match(caption, m.end))]
 
-    def _class(self, noun: str) -> str: return self.words[re.sub(r'[\s-]+', ' ', noun.lower())]
+    def _class(self, noun: str) -> str: return self.words[re.sub(r'[\s_-]+', ' ', noun.lower())]
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #cd726a3e
 CAPTION_RULES = ('most', 'first', 'random')

@@ -57,7 +57,7 @@ def fast_tokenizer(
 
 # %% ../../nbs/1_method/01_data.nouns.ipynb #5807e8f5
 _PLAIN = str.maketrans({**dict.fromkeys('‘’ʼ', "'"), **dict.fromkeys('“”', '"'), **dict.fromkeys('‐‑‒–', '-'),
-                        '\ufe0e': '', '\ufe0f': ''})
+                        '_': ' ', '\ufe0e': '', '\ufe0f': ''})
 
 def _joins(text, start, end):
     "Does the character at `end` belong to the same written sign (or white space) as the one at `start`?"
