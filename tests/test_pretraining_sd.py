@@ -3,6 +3,7 @@ import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -79,11 +80,12 @@ def further(second, **changes):
 @pytest.fixture(scope='module')
 def begun(second):
     save_zoo([second.pipe], second.folder/'sd', '# card')
+    second.further, second.further_report = pretrain_base(second.folder/'further', further(second))
     return second
 
 
 def test_a_model_goes_on_with_its_words_and_its_autoencoder(begun):
-    pipe, report = pretrain_base(begun.folder/'further', further(begun))
+    pipe, report = begun.further, begun.further_report
     start = load_pipeline(f'{begun.folder}/sd', device='cpu')
     assert pipe.tokenizer.get_vocab() == start.tokenizer.get_vocab() and pipe.tokenizer.pad_token_id == 0
     assert pipe.scheduler.config.prediction_type == 'v_prediction'
@@ -94,10 +96,16 @@ def test_a_model_goes_on_with_its_words_and_its_autoencoder(begun):
     assert 'trained further' in card and report['begun'] in card and 'channels' not in card and 'unchanged' in card
 
 
+def test_the_card_tells_of_attributes():
+    index = pd.MultiIndex.from_product([['color', 'plate'], ['seen', 'held out']])
+    table = pd.DataFrame(dict(mean=[90., 80., 70., 60.], low=50., high=95.), index=index)
+    card = base_card(BaseConfig(), dict(vae_psnr_db=20., samples_seen=4), SCORES, 30, 'nbs/here.ipynb', dict(before=table, after=table))
+    assert card.count('\n- ') == 6 and 'before, for the pairs' in card and 'color 90.0 [50.0, 95.0] and 80.0 [50.0, 95.0]; plate 70.0' in card
+
+
 def test_a_stop_leaves_no_trace(begun, monkeypatch):
     "The learning rate depends on the step, so an interrupted run goes on exactly."
     import tokencompose.pretraining.fit as fit_module
-    whole, _ = pretrain_base(begun.folder/'whole', further(begun))
     store, stop = fit_module._store, iter([False, True])
     def store_and_stop(*args):
         store(*args)
@@ -107,7 +115,7 @@ def test_a_stop_leaves_no_trace(begun, monkeypatch):
     with pytest.raises(KeyboardInterrupt): pretrain_base(begun.folder/'halves', further(begun))
     monkeypatch.undo()
     again, _ = pretrain_base(begun.folder/'halves', further(begun))
-    for a, b in zip(whole.unet.state_dict().values(), again.unet.state_dict().values()): assert torch.equal(a, b)
+    for a, b in zip(begun.further.unet.state_dict().values(), again.unet.state_dict().values()): assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -116,5 +124,4 @@ def test_a_stop_leaves_no_trace(begun, monkeypatch):
     (dict(unet_steps=4), 'unet_steps: 3 there, 4 now'),
     (dict(world='web'), 'made with other settings')])
 def test_another_recipe_is_refused(begun, changes, message):
-    pretrain_base(begun.folder/'further', further(begun))
     with pytest.raises(ValueError, match=message): pretrain_base(begun.folder/'further', further(begun, **changes))

@@ -239,7 +239,7 @@ def pretrain_base(
     report = dict(vae_psnr_db=round(quality, 2), samples_seen=samples, session_seconds=seconds, begun=fingerprint)
     return new_pipeline(vae, parts[0], tokenizer, parts[1], config.prediction_type), report
 
-# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #496d098d
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #dff04efa
 def _origin(config, report) -> str:
     "What the model began with, in words."
     if not config.start: return 'text encoder and U-Net'
@@ -254,10 +254,18 @@ def _recipe(config) -> str:
                               'text_layers', 'text_heads', 'text_act', 'pad_token')
     return ', '.join(f'{k}={v!r}' for k, v in config.to_dict().items() if k not in idle)
 
+def _attributes(name, table) -> str:
+    "A line on attributes: for each kind the pairs that were seen in training, then those that were held out."
+    def told(row): return f'{row["mean"]:.1f} [{row["low"]:.1f}, {row["high"]:.1f}]'
+    kinds = [f'{kind} {" and ".join(told(row) for _, row in own.iterrows())}' for kind, own in table.groupby(level=0)]
+    return (f'\n- per cent of pictures of a single thing in which BLIP sees the attribute that was asked for, {name}, '
+            f'for the pairs seen in training and for those held out: {"; ".join(kinds)}')
+
 def base_card(
     config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `pretraining.exam.base_exam`
     pictures: int,  # For each number of things
     notebook: str,  # That made it
+    attributes: dict = {},  # Name of an examination -> table as from `pretraining.blip.attribute_exam`
 ) -> str:
     "What a base model is, how it was made and how well it draws."
     found = ', '.join(f'{s.mean:.1f} [{s.low:.1f}, {s.high:.1f}] for {n}' for n, s in scores.items())
@@ -272,6 +280,6 @@ by `{notebook}` on scenes drawn from OpenMoji.
 scenes; {_origin(config, report)}: {report["samples_seen"]:,} samples, {prediction} prediction, min-SNR weights, \
 moving average 0.999
 - per cent of {pictures} pictures in which the judge finds all that was asked for, by number of things, \
-prompts of any combination: {found}
+prompts of any combination: {found}{"".join(_attributes(name, table) for name, table in attributes.items())}
 - licence: the weights are trained on drawings by OpenMoji (CC BY-SA 4.0) and are shared under the same licence
 '''
