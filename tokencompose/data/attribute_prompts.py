@@ -35,7 +35,7 @@ def attributed_things(
         met = bool(held_out_attributes() & set(pairs_of(things)))
         if len(set(given)) == len(given) and not plain and met == held_out: return things
 
-# %% ../../nbs/2_data/15_data.attribute_prompts.ipynb #69e40611
+# %% ../../nbs/2_data/15_data.attribute_prompts.ipynb #a7d47339
 CATEGORIES = ('color', 'shape', 'texture', 'spatial', 'non_spatial', 'complex')
 # a word of the world -> the published word for the same place
 PUBLISHED_RELATIONS = {'to the left of': 'on the left of', 'to the right of': 'on the right of',
@@ -51,7 +51,8 @@ def _bound(category, rng, i) -> tuple:
 def _spatial(category, rng, i) -> tuple:
     first, second = attributed_things(rng, ['', ''])
     relation = list(RELATIONS)[i % 4]
-    return f'{first.phrase()} {relation} {second.phrase()}', [first, second], dict(relation=PUBLISHED_RELATIONS[relation])
+    text = f'{first.phrase()} {relation} {second.phrase()}'
+    return text, [first, second], dict(relation=PUBLISHED_RELATIONS[relation])
 
 def _non_spatial(category, rng, i) -> tuple:
     first, second = attributed_things(rng, ['', ''])

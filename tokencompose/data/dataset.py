@@ -19,7 +19,7 @@ from ..core import keyed_rng, write_jsonl
 from .nouns import align_nouns, fast_tokenizer
 from .masks import load_mask, mask_targets, MAX_PIXELS, open_picture, pack_targets, RULES, save_mask
 
-# %% ../../nbs/1_method/04_data.dataset.ipynb #0b19dc43
+# %% ../../nbs/1_method/04_data.dataset.ipynb #16f9a038
 def crop_geometry(
     width: int, height: int,  # The upright image
     resolution: int,  # Side of the square
@@ -42,7 +42,8 @@ def fit_image(
 
 def _above_zero(masks: torch.Tensor, size: tuple) -> torch.Tensor:
     "Where the authors' resize to (width, height) leaves anything of a mask."
-    grey = [Image.fromarray(mask.numpy().astype(np.uint8)*255).resize(size, Image.Resampling.BILINEAR) for mask in masks]
+    grey = [Image.fromarray(mask.numpy().astype(np.uint8)*255) for mask in masks]
+    grey = [mask.resize(size, Image.Resampling.BILINEAR) for mask in grey]
     return torch.stack([torch.from_numpy(np.array(g)) > 0 for g in grey]) if grey else masks.new_zeros(0, *size[::-1])
 
 def fit_masks(
@@ -258,7 +259,7 @@ def _match(load, path, stored: tuple, orientation: int, rule: str) -> tuple:
                          'they do not belong together.')
     return mask, size
 
-# %% ../../nbs/1_method/04_data.dataset.ipynb #42082dcf
+# %% ../../nbs/1_method/04_data.dataset.ipynb #18bbab72
 class GroundingDataset(torch.utils.data.Dataset):
     "Images, captions, nouns and masks in the authors' layout."
     def __init__(
@@ -277,9 +278,10 @@ class GroundingDataset(torch.utils.data.Dataset):
         check: bool = True,  # Look at once whether every file is there
         rows: list = None,  # Of `Row`, where another layout was read; those of `metadata` when None
         read_mask=load_mask,  # Function of a mask's path, for that layout
-        mask_rule: str = 'authors',  # How masks come to the size of a map, see `mask_targets`, and here, see `fit_masks`
+        mask_rule: str = 'authors',  # How masks come to a map's size, see `mask_targets`, and here, `fit_masks`
     ):
-        if mask_rule not in RULES: raise ValueError(f'Unknown mask rule {mask_rule!r}: choose one of {", ".join(RULES)}.')
+        if mask_rule not in RULES:
+            raise ValueError(f'Unknown mask rule {mask_rule!r}: choose one of {", ".join(RULES)}.')
         if mask_orientation not in ('auto', 'upright', 'stored'):
             raise ValueError(f'mask_orientation is auto, upright or stored, not {mask_orientation!r}.')
         if not 0 <= flip <= 1: raise ValueError(f'flip is a share between 0 and 1, not {flip!r}.')

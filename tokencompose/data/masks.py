@@ -271,7 +271,7 @@ def _check_soft(pixels, bright, solid, found):
     if half_lit.sum() > (4*bright > top).sum()/2:
         raise ValueError('it is a picture of many shades, not one thing on black; save the object white on black')
 
-# %% ../../nbs/1_method/02_data.masks.ipynb #7b71f415
+# %% ../../nbs/1_method/02_data.masks.ipynb #f0a18aaf
 _VOID = 255  # Label of Pascal VOC for pixels of no class
 
 def _palette(picture) -> np.ndarray:  # (256, 3); None when it is grey or there is none
@@ -288,9 +288,11 @@ def _labelled(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     if len(things) > 1: _several(labels, np.isin(labels, things), 'it shows several things of different labels')
     return np.isin(labels, things)
 
+# %% ../../nbs/1_method/02_data.masks.ipynb #51e67689
 def _layers(picture) -> tuple:  # pixels (height, width) or (height, width, 3); alpha (height, width) or None
     grey = picture.mode in ('1', 'L', 'LA', 'La')
-    if picture.has_transparency_data and picture.mode[0] not in 'IF': picture = picture.convert('LA' if grey else 'RGBA')
+    if picture.has_transparency_data and picture.mode[0] not in 'IF':
+        picture = picture.convert('LA' if grey else 'RGBA')
     elif not grey and picture.mode[0] not in 'IF': picture = picture.convert('RGB')
     bands = [np.asarray(band) for band in picture.split()]
     alpha = bands.pop() if picture.mode in ('LA', 'RGBA') else None

@@ -120,7 +120,7 @@ def questions_of(
         found.append(question)
     return found
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #a54fbf75
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #b485fc33
 _MARKS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 
 def _vocabulary() -> list:
@@ -139,6 +139,7 @@ def blip_tokenizer(
         Path(folder, 'vocab.txt').write_text('\n'.join(_vocabulary()) + '\n', encoding='utf-8')
         return BertTokenizerFast(f'{folder}/vocab.txt', model_max_length=max_length)
 
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #461b9d6f
 def new_blip(
     tokenizer,
     size: int = 64,  # Side of the pictures in pixels
@@ -150,8 +151,10 @@ def new_blip(
     "A small BLIP with random weights; `[DEC]` and `[ENC]` are the two numbers behind the vocabulary."
     vision = dict(hidden_size=width, intermediate_size=2*width, num_hidden_layers=layers, num_attention_heads=4,
                   image_size=size, patch_size=patch, hidden_act='quick_gelu', initializer_range=.02)
-    text = dict(vocab_size=len(tokenizer) + 2, hidden_size=width, encoder_hidden_size=width, intermediate_size=5*width//4,
-                num_hidden_layers=text_layers, num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length,
+    text = dict(vocab_size=len(tokenizer) + 2, hidden_size=width, encoder_hidden_size=width,
+                intermediate_size=5*width//4,
+                num_hidden_layers=text_layers, num_attention_heads=4,
+                max_position_embeddings=tokenizer.model_max_length,
                 bos_token_id=len(tokenizer), eos_token_id=tokenizer.sep_token_id, sep_token_id=tokenizer.sep_token_id,
                 pad_token_id=tokenizer.pad_token_id)
     return BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision))
@@ -203,7 +206,7 @@ def start_from_clip(
     for number in range(len(here.encoder.layers)): weights |= _layer(old, number)
     here.load_state_dict(weights)
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #3749acf3
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #c294e8cb
 def question_ids(
     model: BlipForQuestionAnswering, tokenizer,
     texts: list,
@@ -221,6 +224,7 @@ def _by_length(decoder, begun, read, lengths) -> torch.Tensor:
     parts = [decoder(begun[r], encoder_hidden_states=read[r, :lengths[r[0]]]).logits for r in rows]
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #2ac7b195
 def answer_logits(
     model: BlipForQuestionAnswering,
     pixels: torch.Tensor,  # Normalised, (pictures, 3, size, size)
@@ -343,8 +347,9 @@ def load_blip(
     processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
     return model.to(default_device()).eval().requires_grad_(False), processor
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #f64ae000
-EXAM = Mixture(counts=(.3, .35, .2, .1, .05), together=.2, attributes=.6, kinds=('color', 'texture', 'plate'), second=.1)
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #437aa95e
+EXAM = Mixture(counts=(.3, .35, .2, .1, .05), together=.2, attributes=.6, kinds=('color', 'texture', 'plate'),
+               second=.1)
 
 def exam_questions(
     scene: Scene,
@@ -354,6 +359,7 @@ def exam_questions(
     pairs = [[ask(scene, kind, answer, rng) for answer in (True, False)] for kind in QUESTION_KINDS]
     return [question for pair in pairs if all(pair) for question in pair]
 
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #4168f777
 def blip_answers(
     model, tokenizer,
     scenes: list,  # Of `Scene`

@@ -239,7 +239,7 @@ def pretrain_base(
     report = dict(vae_psnr_db=round(quality, 2), samples_seen=samples, session_seconds=seconds, begun=fingerprint)
     return new_pipeline(vae, parts[0], tokenizer, parts[1], config.prediction_type), report
 
-# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #dff04efa
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #78887300
 def _origin(config, report) -> str:
     "What the model began with, in words."
     if not config.start: return 'text encoder and U-Net'
@@ -261,6 +261,7 @@ def _attributes(name, table) -> str:
     return (f'\n- per cent of pictures of a single thing in which BLIP sees the attribute that was asked for, {name}, '
             f'for the pairs seen in training and for those held out: {"; ".join(kinds)}')
 
+# %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #9cb707cd
 def base_card(
     config: BaseConfig, report: dict, scores: dict,  # As from `pretrain_base` and `pretraining.exam.base_exam`
     pictures: int,  # For each number of things
