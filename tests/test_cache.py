@@ -71,8 +71,8 @@ def test_the_log_variance_is_clamped_as_in_the_library():
 
 @pytest.mark.parametrize('indices', [[0, 1, 2, 3, 4], [3, 3, 0], [4]])
 def test_a_cached_batch_is_the_online_batch_without_any_file(drawn, indices):
-    cached, dataset = drawn.cached(rule='majority'), drawn.set()
-    direct = collate([dataset[i] for i in indices], SIZES, 'majority')
+    dataset = drawn.set(mask_rule='majority')
+    cached, direct = drawn.cached(dataset=dataset), collate([dataset[i] for i in indices], SIZES)
     for folder in (drawn.data, drawn.images, drawn.cache): shutil.rmtree(folder)
     got = cached.batch(indices)
     assert (got['ids'], got['captions']) == (direct['ids'], direct['captions'])
@@ -169,10 +169,10 @@ def test_a_changed_caption_has_another_key(drawn):
 
 
 def test_a_changed_mask_has_other_targets(drawn):
-    before = drawn.cached(rule='majority').batch([0])['targets'].masks[8, 8]
+    before = drawn.cached(dataset=drawn.set(mask_rule='majority')).batch([0])['targets'].masks[8, 8]
     path = drawn.data/drawn.set().rows[0].masks[0]
     save_mask(path, ~load_mask(path))
-    assert not torch.equal(drawn.cached(rule='majority').batch([0])['targets'].masks[8, 8], before)
+    assert not torch.equal(drawn.cached(dataset=drawn.set(mask_rule='majority')).batch([0])['targets'].masks[8, 8], before)
 
 
 def test_a_changed_weight_has_another_folder(drawn):

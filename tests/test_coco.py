@@ -10,7 +10,7 @@ from PIL import Image
 
 from tokencompose.core import write_json, write_jsonl, write_text
 from tokencompose.data.classes import COCO_80
-from tokencompose.data.coco import build_dataset, caption_page, choose_caption, claim_folder, ClassWords, CocoImage, count_rows, examples_of, first_of_each, ground, Instance
+from tokencompose.data.coco import bar_panels, build_dataset, caption_page, choose_caption, claim_folder, ClassWords, CocoImage, count_rows, examples_of, first_of_each, ground, Instance
 from tokencompose.data.coco import plural, read_coco, read_examples, SYNONYMS
 from tokencompose.data.dataset import read_rows
 from tokencompose.data.masks import encode_rle, load_mask
@@ -133,6 +133,7 @@ def test_mentions(caption, found): assert names(caption) == found
 def test_a_name_of_coco_holds_its_words_even_where_the_file_lacks_it():
     assert names('a hot dog and a dog', ['dog']) == [('dog', 'dog')]
     assert ClassWords(['dog']).find('a hot dog and a dog')[0].start == 16
+    assert names("red_car,hot_dog and a fire-hydrant_cover") == [("car", "car"), ("hot_dog", "hot dog"), ("fire-hydrant", "fire hydrant")] and names("a carpet, a scar_x, bear\u0301") == []
     assert names('a ball', ['ball', 'sports ball']) == [('ball', 'ball')]
 
 
@@ -273,3 +274,10 @@ def test_colours_of_a_page():
 
 def test_a_page_without_a_caption():
     assert caption_page([(Image.new('RGB', (8, 4)), '', [])], columns=1).axes[0].images[0].get_array().shape == (4, 8, 3)
+
+
+def test_an_empty_panel_is_drawn_empty():
+    "Nothing was left out, for example."
+    figure = bar_panels(dict(nouns={'cat': 2, 'dog': 1}, left_out={}))
+    assert [len(ax.patches) for ax in figure.axes] == [2, 0]
+    assert len(bar_panels(dict(nothing={}, none={})).axes) == 2

@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from tokencompose.data.dataset import collate, crop_geometry, fit_image, fit_masks, GroundingDataset, load_image
 from tokencompose.data.dataset import read_rows, summary, write_dataset, write_row
-from tokencompose.data.masks import load_mask, mask_fractions
+from tokencompose.data.masks import load_mask, mask_fractions, mask_targets, RULES
 from tokencompose.data.nouns import align_nouns, toy_tokenizer
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True,
@@ -105,7 +105,7 @@ def test_row_of_the_authors(tmp_path, clip_tokenizer):
     row = dict(file_name='000000000397.jpg', text='A segway at a dining table.', attn_list=[['segway', 'seg/000000000397/mask_000000000397_segway.png'],
                ['dining table', 'seg/000000000397/mask_000000000397_dining_table.png'], ['top', None]])
     (tmp_path/'metadata.jsonl').write_text(json.dumps(row))
-    data = GroundingDataset(tmp_path, tmp_path/'train2017', clip_tokenizer, 512, masks=tmp_path/'coco_gsam_seg')
+    data = GroundingDataset(tmp_path, tmp_path/'train2017', clip_tokenizer, 512, masks=tmp_path/'coco_gsam_seg', mask_rule='majority')
     item = data[0]
     assert item['pixel_values'].shape == (3, 512, 512) and item['input_ids'].shape == (77,)
     assert torch.equal(item['masks'][0], ~item['masks'][1]) and not item['masks'][2].any()
@@ -188,6 +188,37 @@ def test_the_mask_stays_on_the_disc(shape, resolution):
     red = pixels[1] < (0 + 220)/255 - 1                  # nearer to the disc's colour than to the background's
     assert (red != fitted[0]).float().mean() < .004      # only the softened edge may differ
     assert torch.equal(fit_masks(mask.repeat(2, 1, 1), resolution)[1], fitted[0])
+
+
+@QUICK
+@given(st.integers(20, 700), st.integers(20, 700), st.sampled_from([64, 256, 512]), st.integers(0, 10**6))
+def test_the_authors_rule_is_their_chain_of_tools(tmp_path, width, height, resolution, seed):
+    "Their mask file, their transforms, the tensor resize that they pin (no antialiasing), greater than zero: every cell at every map size."
+    import matplotlib.pyplot as plt
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    mask = np.hypot(y - generator.uniform(0, height), x - generator.uniform(0, width)) < generator.uniform(2, max(width, height)/2)
+    plt.imsave(tmp_path/'mask.png', mask, cmap='gray')
+    if not mask.any() or mask.all(): return                                 # theirs divides by zero; matplotlib draws one value as black
+    chain = transforms.Compose([transforms.Resize(resolution), transforms.CenterCrop(resolution), transforms.ToTensor()])
+    first = chain(Image.open(tmp_path/'mask.png'))[0]
+    if not first.max() > 0: return
+    fitted = fit_masks(load_mask(tmp_path/'mask.png')[None], resolution, rule='authors')
+    assert torch.equal(fitted[0], first > 0)
+    for side in (8, 16, 32, 64):
+        theirs = torch.nn.functional.interpolate((first/first.max())[None, None], (side, side), mode='bilinear', antialias=False)[0] > 0
+        assert torch.equal(mask_targets(fitted, (side, side), 'authors') > 0, theirs)
+
+
+def test_the_rule_of_a_data_set_reaches_its_batches(drawn):
+    "A photo that is made smaller: the authors keep every pixel of the mask's grey edge."
+    theirs, outline = drawn.set(mask_rule='authors'), drawn.set()
+    assert theirs[0]['masks'].sum() > outline[0]['masks'].sum() and (theirs[0]['masks'] >= outline[0]['masks']).all()
+    for rule in RULES:
+        batch = collate([drawn.set(mask_rule=rule)[0]], [(8, 8)])
+        expected = mask_targets(drawn.set(mask_rule=rule)[0]['masks'], (8, 8), rule)
+        assert torch.equal(batch['targets'].masks[8, 8][0], expected.flatten(1))
+    with pytest.raises(ValueError, match="Unknown mask rule 'mean'"): drawn.set(mask_rule='mean')
 
 
 def test_a_mask_at_half_the_size_of_its_image():
@@ -273,7 +304,7 @@ class Drawn:
             scene(self.images, '5.png', (64, 40), 'a disc', [('disc', 'blue', (0, 0, 9, 9))], note='cut off by the centre square')]
         write_dataset(self.data, self.scenes)
 
-    def set(self, **options): return GroundingDataset(self.data, self.images, self.tokenizer, 32, **options)
+    def set(self, **options): return GroundingDataset(self.data, self.images, self.tokenizer, 32, **dict(mask_rule='majority') | options)
 
 
 @pytest.fixture(scope='module')
@@ -351,7 +382,7 @@ def test_upright_and_stored_masks_give_the_same_sample(tmp_path, drawn, orientat
     lying = torch.from_numpy(np.array(turn_back(Image.fromarray(upright.numpy().astype(np.uint8)), orientation))).bool()
     for mask, rule in ((upright, 'auto'), (lying, 'stored'), (lying, 'auto' if orientation > 4 else 'stored')):
         write_dataset(tmp_path, [dict(file_name='1.png', text='a disc', nouns=[('disc', mask)])])
-        found = GroundingDataset(tmp_path, None, drawn.tokenizer, 32, mask_orientation=rule)[0]
+        found = GroundingDataset(tmp_path, None, drawn.tokenizer, 32, mask_orientation=rule, mask_rule='majority')[0]
         assert torch.equal(found['pixel_values'], sample['pixel_values']) and torch.equal(found['masks'][0], sample['masks'][0])
 
 
@@ -384,11 +415,11 @@ def test_mirroring(drawn):
 
 def test_a_batch_by_hand(drawn):
     data = drawn.set()
-    batch = collate(list(data), [(4, 4), (8, 8)], rule='majority')
+    batch = collate(list(data), [(4, 4), (8, 8)])
     assert batch['pixel_values'].shape == (5, 3, 32, 32)
     assert batch['targets'].valid[8, 8].int().tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert batch['targets'].token_ids[0, :3].tolist() == [3, 6, 7]      # a red [disc] and a [blue square]
-    single = collate([data[2]], [(8, 8)], rule='majority')
+    single = collate([data[2]], [(8, 8)])
     assert torch.equal(single['targets'].masks[8, 8][0], batch['targets'].masks[8, 8][2])
     loader = torch.utils.data.DataLoader(data, batch_size=2, collate_fn=lambda items: collate(items, [(8, 8)]))
     assert [len(part['ids']) for part in loader] == [2, 2, 1]

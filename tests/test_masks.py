@@ -184,6 +184,158 @@ def test_a_soft_edge(tmp_path):
     assert load_mask(tmp_path/'soft.png').tolist() == [[False, False, True, True, True]]
 
 
+DISC = np.hypot(*np.mgrid[-32:32, -40:40]) < 20.5                 # 64 x 80, one thing
+OTHER = np.zeros_like(DISC)
+OTHER[2:10, 2:14] = True                                          # and one beside it
+
+
+def read(folder, picture, name='m.png', **options):
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(folder/name, **options)
+    return load_mask(folder/name).numpy()
+
+
+def grey(pixels): return np.asarray(pixels, np.uint8)
+
+
+def coloured(*colours):
+    "A picture with one colour a region: background, DISC, OTHER."
+    pixels = np.zeros((*DISC.shape, len(colours[0])), np.uint8)
+    for region, colour in zip((np.ones_like(DISC), DISC, OTHER), colours): pixels[region] = colour
+    return pixels
+
+
+@pytest.mark.parametrize('value', [1, 2, 100, 127, 128, 200, 255])
+def test_two_colours_one_of_them_black(tmp_path, value):
+    for picture in (grey(DISC*value), grey(DISC*value).astype(np.uint16)*257, grey(DISC*value).astype(np.int32), grey(DISC*value).astype(np.float32)):
+        assert (read(tmp_path, picture, 'm.tif') == DISC).all()
+    for colour in ((value, 0, 0), (0, value, value), (3, 3, value)): assert (read(tmp_path, coloured((0, 0, 0), colour)) == DISC).all()
+
+
+@pytest.mark.parametrize('quality', [95, 75, 50, 30, 10])
+@pytest.mark.parametrize('colour', [(255, 255, 255), (255, 0, 0)])
+def test_a_mask_that_went_through_jpeg(tmp_path, quality, colour):
+    big = np.kron(DISC, np.ones((4, 4), bool))
+    picture = Image.fromarray(np.where(big[..., None], np.uint8(colour), np.uint8(0)))
+    picture = picture.convert('L') if len(set(colour)) == 1 else picture
+    found = read(tmp_path, picture, 'm.jpg', quality=quality)
+    assert (found ^ big).sum() < .02*big.sum()
+    assert (read(tmp_path, Image.open(tmp_path/'m.jpg'), 'again.png') == found).all() or quality < 30    # saved without loss later
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4, .5, .25])
+@pytest.mark.parametrize('how', [Image.Resampling.BILINEAR, Image.Resampling.BOX, Image.Resampling.BICUBIC])
+def test_a_mask_that_was_resized(tmp_path, scale, how):
+    size = int(80*scale), int(64*scale)
+    found = read(tmp_path, Image.fromarray(grey(DISC*255)).resize(size, how))
+    exact = mask_fractions(torch.from_numpy(DISC)[None], size[::-1])[0].numpy()
+    assert not found[exact == 0].any() and found[exact == 1].all() or scale > 1
+    assert abs(found.sum() - DISC.sum()*scale**2) < .06*DISC.sum()*scale**2
+
+
+@pytest.mark.parametrize('radius', [1, 2, 4])
+def test_a_blurred_mask(tmp_path, radius):
+    from PIL import ImageFilter
+    found = read(tmp_path, Image.fromarray(grey(DISC*255)).filter(ImageFilter.GaussianBlur(radius)))
+    assert (found ^ DISC).sum() < .08*DISC.sum()
+
+
+@pytest.mark.parametrize('values', [(1, 200), (1, 2), (255, 1), (100, 255), (15, 255)])
+@pytest.mark.parametrize('thin', [False, True])
+def test_two_grey_values_are_two_things(tmp_path, values, thin):
+    labels = grey(DISC*values[0])
+    labels[(slice(3, 5), slice(3, 5)) if thin else OTHER] = values[1]
+    with pytest.raises(ValueError, match='m.png cannot be used: it shows several things of different colours'): read(tmp_path, labels)
+
+
+def test_a_void_border_makes_a_label_map(tmp_path):
+    "As segmentation tools write it: the thing is 15, its border of a pixel 255."
+    labels = grey(DISC*15)
+    labels[DISC & ~np.roll(DISC, 1, 0)] = 255
+    with pytest.raises(ValueError, match='several things of different colours .15'): read(tmp_path, labels)
+
+
+@pytest.mark.parametrize('count', [3, 12, 20, 34, 120])
+def test_a_map_of_many_labels(tmp_path, count):
+    labels = np.add.outer(np.arange(64)//8, 8*(np.arange(80)//8))[:64].astype(np.uint8) % count
+    labels[:, :3] = 255
+    with pytest.raises(ValueError, match='cannot be used'): read(tmp_path, labels)
+
+
+def test_colours_that_mean_two_things(tmp_path):
+    for picture in (coloured((0, 0, 0), (255, 0, 0), (0, 255, 0)), coloured((255, 255, 255), (255, 0, 0)), grey(10 + 200*DISC), coloured((0, 0, 0), (90, 90, 90), (255, 0, 0))):
+        with pytest.raises(ValueError, match='which of them is meant cannot be known; save each object as a file of its own, white on black'): read(tmp_path, picture)
+
+
+def test_a_photo_is_no_mask(tmp_path):
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 255, (8, 10, 3), dtype=np.uint8)).resize((80, 64), Image.Resampling.BICUBIC)
+    for picture in (photo, photo.convert('L')):
+        with pytest.raises(ValueError, match='m.png cannot be used'): read(tmp_path, picture)
+    cut_out = photo.convert('RGBA')
+    cut_out.putalpha(Image.fromarray(grey(DISC*255)))
+    assert (read(tmp_path, cut_out) == DISC).all()
+
+
+@pytest.mark.parametrize('colour', [(0, 0, 0), (255, 255, 255), (255, 0, 0)])
+@pytest.mark.parametrize('soft', [False, True])
+def test_a_shape_that_is_in_the_alpha_channel(tmp_path, colour, soft):
+    alpha = Image.fromarray(grey(DISC*255))
+    if soft: alpha = alpha.resize((40, 32), Image.Resampling.BILINEAR)
+    picture = Image.new('RGBA', alpha.size, colour)
+    picture.putalpha(alpha)
+    assert (read(tmp_path, picture) == (np.asarray(alpha) >= 128)).all()
+    assert (read(tmp_path, picture.convert('LA')) == (np.asarray(alpha) >= 128)).all()
+
+
+def test_what_is_clear_may_have_any_colour(tmp_path):
+    "White where it can be seen, and something else beneath what is clear."
+    picture = Image.fromarray(coloured((0, 200, 0), (255, 255, 255), (9, 9, 9)))
+    picture.putalpha(Image.fromarray(grey(DISC*255)))
+    assert (read(tmp_path, picture) == DISC).all()
+    half = Image.fromarray(coloured((0, 0, 0), (255, 255, 255)))                # black and white on a canvas that is larger
+    half.putalpha(Image.fromarray(grey(np.where(np.arange(80) < 60, 255, 0)*np.ones((64, 1)))))
+    assert (read(tmp_path, half) == DISC & (np.arange(80) < 60)).all()
+    picture.putalpha(0)
+    with pytest.raises(ValueError, match='all of it is transparent'): read(tmp_path, picture)
+    assert not read(tmp_path, Image.new('RGBA', (9, 6))).any()                 # nothing there: an empty mask
+
+
+VOC = [c for i in range(256) for c in ((i & 1)*128, (i >> 1 & 1)*128, (i >> 2 & 1)*128)][:255*3] + [224, 224, 192]
+
+
+def palette(labels, colours):
+    picture = Image.fromarray(grey(labels))
+    picture.putpalette(colours)
+    return picture
+
+
+def test_palettes(tmp_path):
+    void = np.where(DISC & ~np.roll(DISC, 1, 0), 255, DISC*15)
+    inside = DISC & np.roll(DISC, 1, 0)
+    assert (read(tmp_path, palette(void, VOC)) == inside).all()                                 # without its border
+    assert (read(tmp_path, palette(DISC*1, [255, 255, 255, 255, 0, 0])) == DISC).all()           # red on white, label 1 on 0
+    assert not read(tmp_path, palette(DISC*0, [255, 255, 255, 255, 0, 0])).any()                 # nothing on white
+    assert (read(tmp_path, palette(DISC*1, [0, 0, 0, 255, 255, 255])) == DISC).all()
+    assert (read(tmp_path, palette(~DISC*1, [255, 255, 255, 0, 0, 0])) == DISC).all()            # white on black, whatever the numbers
+    assert (read(tmp_path, palette(~DISC*1, [255, 0, 0, 0, 0, 0])) == DISC).all()                # red on black
+    assert read(tmp_path, palette(DISC*0 + 7, VOC)).all()
+    with pytest.raises(ValueError, match='several things of different labels .1, 2.'): read(tmp_path, palette(DISC*1 + OTHER*2, VOC))
+    clear = palette(DISC*1, [0, 0, 0, 0, 0, 0])
+    assert (read(tmp_path, clear, transparency=0) == DISC).all()                                # black, the shape in the transparency
+
+
+@pytest.mark.parametrize('name, options', [('stack.tif', {}), ('turning.gif', {}), ('moving.webp', dict(lossless=True))])
+def test_a_file_of_several_pictures(tmp_path, name, options):
+    frames = [Image.fromarray(grey(m*255)) for m in (DISC, OTHER)]
+    frames[0].save(tmp_path/name, save_all=True, append_images=frames[1:], **options)
+    with pytest.raises(ValueError, match=f'{name} cannot be read .it holds 2 pictures'): load_mask(tmp_path/name)
+
+
+def test_values_that_are_no_brightness(tmp_path):
+    with pytest.raises(ValueError, match='negative or no numbers'): read(tmp_path, np.where(DISC, np.float32('nan'), np.float32(0)), 'm.tif')
+    with pytest.raises(ValueError, match='negative or no numbers'): read(tmp_path, np.where(DISC, -1, 0).astype(np.int32), 'm.tif')
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match='There is no mask .*nothing.png'): load_mask(tmp_path/'nothing.png')
 

@@ -230,6 +230,16 @@ def test_guided_steps_of_a_short_run(name, options, steps, loud_single):
     assert sorted({h['step'] for h in call.history}) == steps
 
 
+def test_layout_stops_for_good_below_its_threshold_as_published(loud_single):
+    pipe, inputs, noise = loud_single
+    steps = {}
+    for reset in (False, True):
+        call = new_rival('layout', pipe, {TEXT: inputs}, loss_threshold=1., of_steps=0, max_index_step=3, reset_loss=reset)
+        call(TEXT, noise, 5, output_type='latent')
+        steps[reset] = [h['step'] for h in call.history]
+    assert steps == {False: [0], True: [0, 1, 2]}
+
+
 def test_tokens_of_attend_and_excite(loud_single):
     pipe = loud_single[0]
     prompts = {TEXT: ['cat', 'teddy bear'], 'a dog.': ['dog'], 'a cat and a dog.': ['cat', 'dog']}

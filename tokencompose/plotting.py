@@ -91,8 +91,8 @@ def image_grid(
 ) -> plt.Figure:  # The figure; a notebook shows it when it is the cell's last value
     "Images in rows and columns with titles."
     rows, columns = len(images), _check_grid(images, row_titles, col_titles, captions)
-    row_titles = row_titles and [_wrap(title, size) for title in row_titles]
-    left = .12 + .068*max(len(line) for title in row_titles for line in title.split('\n')) if row_titles else 0
+    row_titles = row_titles and [_wrap(title, max(size, 1.4)) for title in row_titles]
+    left = .12 + .062*max(len(line) for title in row_titles for line in title.split('\n')) if row_titles else 0
     size = min(size, (PAGE - left)/columns)
     col_titles = col_titles and [title and _wrap(title, size) for title in col_titles]
     top = .06 + .14*max(title.count('\n') + 1 for title in col_titles) if col_titles else 0
@@ -178,12 +178,13 @@ def draw_outline(
     ax,  # An axis that shows a picture or a map
     mask,  # (H, W), at the size of what is shown
     colour='white',
+    width: float = 1.,  # Of the line, in points
 ):
     "The border of a mask, visible on bright and dark; nothing for a mask that is empty or covers all."
     mask = torch.as_tensor(mask).cpu().float().numpy()
     if mask.min() == mask.max(): return
-    line = ax.contour(mask, levels=[.5], colors=[colour], linewidths=1)
-    line.set(path_effects=[patheffects.withStroke(linewidth=2.4, foreground='black')])
+    line = ax.contour(mask, levels=[.5], colors=[colour], linewidths=width)
+    line.set(path_effects=[patheffects.withStroke(linewidth=2.4*width, foreground='black')])
 
 # %% ../nbs/0_base/06_plotting.ipynb #fffab6a0
 @themed
@@ -267,7 +268,7 @@ def _draw_curve(ax, line, name, colour, beta):
     ax.plot(line.index, line, color=colour, lw=.6, alpha=.35)
     ax.plot(line.index, smoothed(line, beta), color=colour, lw=1.6, label=name)
 
-# %% ../nbs/0_base/06_plotting.ipynb #3f53da89
+# %% ../nbs/0_base/06_plotting.ipynb #9f39f497
 @themed
 def point_intervals(
     frame: pd.DataFrame,  # One row for each point
@@ -286,7 +287,7 @@ def point_intervals(
     colours = dict(zip(levels, sns.color_palette('colorblind', len(levels)))) | (colours or {})
     places, lanes = _places(frame, y, hue, names, levels)
     legend = .07*max(map(len, map(str, levels)))  # as wide as its longest name
-    inches = size or (4.8 + legend, .7 + .28*len(names)*max(1, .6*lanes))
+    inches = size or (4.6 + legend, .7 + .28*len(names)*max(1, .45*lanes))
     figure, ax = plt.subplots(figsize=inches, layout='constrained')
     for level in levels:
         here = np.full(len(frame), True) if hue is None else (frame[hue] == level).to_numpy()
@@ -367,7 +368,7 @@ def _reduce(path):
     with Image.open(path) as picture: reduced = picture.convert('RGB').quantize(256)
     reduced.save(path, optimize=True)
 
-# %% ../nbs/0_base/06_plotting.ipynb #6c4a9216
+# %% ../nbs/0_base/06_plotting.ipynb #5e91807b
 def _opaque(picture) -> Image.Image:
     "On white, without transparency."
     if picture.mode != 'RGBA': return picture.convert('RGB')
@@ -386,6 +387,7 @@ def _encoded(picture, kind, **options) -> bytes:
     picture.save(buffer, kind, optimize=True, **options)
     return buffer.getvalue()
 
+# %% ../nbs/0_base/06_plotting.ipynb #929e2c59
 def compact_picture(
     data: bytes,  # A PNG
 ) -> tuple:  # ("png" or "jpeg", bytes)
@@ -395,7 +397,7 @@ def compact_picture(
     picture = _opaque(picture)
     reduced, forms = _with_palette(picture), dict(png=_encoded(picture, 'png'))
     if reduced is not None: return 'png', min(_encoded(reduced, 'png'), forms['png'], key=len)
-    forms['jpeg'] = _encoded(picture, 'jpeg', quality=90, subsampling=0)
+    forms['jpeg'] = _encoded(picture, 'jpeg', quality=72)
     return min(forms.items(), key=lambda item: len(item[1]))
 
 def compact_notebook(

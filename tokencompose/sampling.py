@@ -223,7 +223,7 @@ def save_picture(
     pixels = (picture*255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     with atomic_path(path, sync=False) as temporary: Image.fromarray(pixels).save(temporary)
 
-# %% ../nbs/3_sampling/00_sampling.ipynb #a03abbb1
+# %% ../nbs/3_sampling/00_sampling.ipynb #f40e78ef
 def pipeline_hash(pipe) -> str:
     "Hash of all weights and settings that a picture depends on."
     return '-'.join(model_fingerprint(model)[:16] for model in (unwrap(pipe.unet), pipe.vae, pipe.text_encoder))
@@ -237,7 +237,7 @@ def _differences(old, new) -> list:
     "In words, where pictures that are there were made in another way."
     found, silent = [], Recipe().to_dict()  # a field that an older folder does not name was at its default
     for key, now in new['recipe'].items():
-        there = old['recipe'].get(key, silent[key])
+        there = old['recipe'].get(key, silent.get(key))
         if there != now: found.append(f'{key} {there!r} there, {now!r} now')
     for key, name in (('model', 'model weights'), ('method', 'method')):
         if old[key] != new[key]: found.append(f'other {name}')

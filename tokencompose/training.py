@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'cached_dataset',
            'make_batch', 'Run', 'update', 'train', 'set_up', 'watching', 'loss_row', 'MetricsLog', 'validation_losses',
-           'sample_grid', 'look', 'bookkeep', 'save', 'finish', 'export', 'finished', 'peak_memory_mb', 'encode',
+           'sample_grid', 'preview', 'bookkeep', 'save', 'finish', 'export', 'finished', 'peak_memory_mb', 'encode',
            'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
@@ -93,11 +93,11 @@ def cached_dataset(
     "Images, captions and masks of a folder as tensors in memory; encoded on the first call, read from the cache later."
     folder, pictures = resolve(data), resolve(images)
     for path, what in ((folder, 'data'), (pictures, 'images')): _check_there(path, 'val_'*held_out + what, held_out)
-    dataset = GroundingDataset(folder, pictures, pipe.tokenizer, config.resolution)
+    dataset = GroundingDataset(folder, pictures, pipe.tokenizer, config.resolution, mask_rule=config.mask_rule)
     if rows: dataset.rows = dataset.rows[:rows]
     cache = encode_cache(dataset, pipe.vae, pipe.text_encoder, folder.parent/'cache', share=share)
     sizes = sorted(set(map_sizes(pipe.unet, config.layers, latent_side(pipe, config)).values()))
-    return CachedDataset(dataset, cache, sizes, config.mask_rule)
+    return CachedDataset(dataset, cache, sizes)
 
 def _check_there(path: Path, name: str, held_out: bool):
     if path.is_dir(): return
@@ -264,7 +264,7 @@ class MetricsLog:
             for k, v in line.items():
                 if k != 'step' and isinstance(v, (int, float)): self.board.add_scalar(k, v, line['step'])
 
-# %% ../nbs/1_method/08_training.ipynb #9af49322
+# %% ../nbs/1_method/08_training.ipynb #01bd7176
 @torch.no_grad()
 def validation_losses(unet, scheduler, data: CachedDataset, pipe, config: TrainConfig, device) -> dict:
     "Mean losses on held-out rows at fixed (noise, timestep)."
@@ -289,7 +289,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(images, 1, len(images)).save(path)
 
-def look(run: Run):
+def preview(run: Run):
     "Validation losses and sample grid of this moment."
     run.unet.eval()
     with run.capture.paused() if run.capture else contextlib.nullcontext():
@@ -301,7 +301,7 @@ def look(run: Run):
             sample_grid(run.pipe, run.unet, run.config, run.out/'samples'/f'step-{run.step:07d}.png')
     run.unet.train()
 
-# %% ../nbs/1_method/08_training.ipynb #fda2fe38
+# %% ../nbs/1_method/08_training.ipynb #8f6e4fcd
 def bookkeep(run: Run, norm: torch.Tensor, last: int):
     "Log, checkpoint and look where it is time; all processes wait for a checkpoint."
     config, step = run.config, run.step
@@ -309,7 +309,7 @@ def bookkeep(run: Run, norm: torch.Tensor, last: int):
         run.bar.update()
         if step % config.log_every == 0 or step == last: run.log.write(step, grad_norm=float(norm))
         if step % config.checkpoint_every == 0 or step == last: save(run)
-        if config.sample_every and (step % config.sample_every == 0 or step == config.steps): look(run)
+        if config.sample_every and (step % config.sample_every == 0 or step == config.steps): preview(run)
     if step % config.checkpoint_every == 0: run.accelerator.wait_for_everyone()
 
 def save(run: Run):

@@ -67,8 +67,10 @@ def draw_boxes(
     for box, colour, label in drawn:
         x0, y0, x1, y1 = box.box
         ax.add_patch(plt.Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, color=colour, lw=1.5))
-        label = label.replace('$', r'\$')
-        ax.text(x0, y0 - .5, label, fontsize=7, color='white', va='bottom', bbox=dict(facecolor=colour, lw=0, pad=.5))
+        right = x0 + x1 > image.shape[1]  # so that a label does not leave the picture
+        style = dict(fontsize=7, color='white', va='bottom', ha='right' if right else 'left')
+        ground = dict(facecolor=colour, lw=0, pad=.5)
+        ax.text(x1 if right else x0, y0 - .5, label.replace('$', r'\$'), bbox=ground, **style)
 
 # %% ../../nbs/2_data/07_data.boxes.ipynb #0fa65587
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Prompt:
 
 def clean_noun(noun: str) -> str:  # Empty when nothing is left
     "A noun as it stands in a prompt: lower case, single spaces, nothing that separates."
-    return ' '.join(re.sub(r'[.?]', ' ', noun.lower()).split())
+    return ' '.join(re.sub(r'[.?_]', ' ', noun.lower()).split())
 
 def grounding_prompt(
     nouns,  # Nouns of a caption; repetitions count once, for the first

@@ -135,27 +135,27 @@ def _gather(folder: Path, kind: str, keys: list) -> tuple:
 # %% ../../nbs/1_method/05_data.cache.ipynb #5668f747
 _TABLES = ('noun_start', 'column_start', 'token_ids', 'column_noun')
 
-def _target_file(dataset, folder: Path, sizes, rule, keep_smallest) -> Path:
+def _target_file(dataset, folder: Path, sizes, keep_smallest) -> Path:
     "Where the targets of a data set are kept."
     paths = sorted({path for i in range(len(dataset)) for path in dataset.mask_paths(i) if path})
     digests = dict(zip(paths, in_parallel(file_sha256, paths)))
     images = [with_row_named(row, image_header, dataset.image_path(i)) for i, row in enumerate(dataset.rows)]
     inputs = [[[path and digests[path] for path in dataset.mask_paths(i)], dataset.token_ids(i), images[i]]
               for i in range(len(dataset))]
-    key = _sha(1, inputs, dataset.resolution, dataset.mask_orientation, sizes, rule, keep_smallest)
+    key = _sha(2, inputs, dataset.resolution, dataset.mask_orientation, sizes, dataset.mask_rule, keep_smallest)
     return folder/f'targets-{key}.safetensors'
 
-def _target_table(dataset, folder: Path, sizes, rule, keep_smallest, progress) -> TargetTable:
+def _target_table(dataset, folder: Path, sizes, keep_smallest, progress) -> TargetTable:
     "The data set's targets, from their own cache file or computed and kept there."
     sizes = [tuple(map(int, size)) for size in sizes]
-    file = _target_file(dataset, folder, sizes, rule, keep_smallest)
+    file = _target_file(dataset, folder, sizes, keep_smallest)
     if not file.is_file():
         bar = Progress(len(dataset), 'targets', 'sample') if progress else None
         def samples():
             for i, masks in enumerate(in_parallel(dataset.masks, range(len(dataset)))):
                 yield masks, dataset.token_ids(i)
                 if bar: bar.update()
-        table = TargetTable.build(samples(), sizes, rule, keep_smallest)
+        table = TargetTable.build(samples(), sizes, dataset.mask_rule, keep_smallest)
         tensors = {name: getattr(table, name) for name in _TABLES}
         for h, w in sizes: tensors[f'masks {h} {w}'], tensors[f'valid {h} {w}'] = table.masks[h, w], table.valid[h, w]
         with atomic_path(file) as temporary: save_file(tensors, temporary)
@@ -173,7 +173,6 @@ class CachedDataset:
         dataset: GroundingDataset,  # The data set that was encoded
         folder,  # What `encode_cache` returned
         sizes: list,  # Map sizes [(h, w), ...] to supervise
-        rule: str = 'authors',  # See `mask_targets`
         keep_smallest: bool = False,  # See `mask_targets`
         progress: bool = True,  # Show a bar while targets are computed
     ):
@@ -182,7 +181,7 @@ class CachedDataset:
         image_keys, text_keys = cache_keys(dataset)
         self.moments, self.moment_row = _gather(Path(folder), 'moments', image_keys)
         self.states, self.state_row = _gather(Path(folder), 'text', text_keys)
-        self.targets = _target_table(dataset, Path(folder), sizes, rule, keep_smallest, progress)
+        self.targets = _target_table(dataset, Path(folder), sizes, keep_smallest, progress)
         self.ids, self.captions = [row.id for row in dataset.rows], [row.text for row in dataset.rows]
 
     def __len__(self): return len(self.ids)

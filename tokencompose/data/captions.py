@@ -190,15 +190,15 @@ def count_choices(
         median_score=median([r['score'] for r in records]), median_margin=median(margins))
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #842c0e39
-def _write_choice(ax, texts: dict, record: dict, width: int):
-    "The captions under each other, in lines of `width` characters, two lines at most."
+def _write_choice(ax, texts: dict, record: dict, width: int, inches: float):
+    "The captions under each other, in lines of `width` characters, two lines at most, in an axis of so many inches."
     top = 1.
     for caption, score in sorted(record['candidates'], key=lambda c: (-c[1], c[0])):
         words = textwrap.wrap(f'{score:.3f}  {texts[caption]}', width, max_lines=2, placeholder=' …')
         style = dict(weight='bold') if caption == record['caption_id'] else dict(color='.4')
         ax.text(0, top, '\n'.join(words), va='top', fontsize=7, parse_math=False, linespacing=1.1,
                 transform=ax.transAxes, **style)
-        top -= .105*len(words) + .02
+        top -= (.115*len(words) + .025)/inches
 
 @themed
 def choice_page(
@@ -209,16 +209,18 @@ def choice_page(
 ) -> plt.Figure:
     "Pictures beside their captions, each with its score, best first; the chosen one is bold."
     size = min(size, PAGE/(3.7*columns))
-    images, lines = {i.id: i for i in coco.images}, -(-len(records)//columns)
-    figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, size*lines),
+    height, lines = max(size, 1.25), -(-len(records)//columns)
+    figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, height*lines),
                                 width_ratios=[1, 2.7]*columns, squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
+    images = {i.id: i for i in coco.images}
     for n, record in enumerate(records):
         row, column = divmod(n, columns)
         picture = load_image(coco.folder/record['file_name'])
         picture.thumbnail((256, 256))
         axes[row, 2*column].imshow(to_uint8(picture))
+        axes[row, 2*column].set_anchor('N')
         texts = dict(images[record['image_id']].captions)
-        _write_choice(axes[row, 2*column + 1], texts, record, int(40*size))
+        _write_choice(axes[row, 2*column + 1], texts, record, int(40*size), height)
     plt.close(figure)
     return figure

@@ -238,8 +238,9 @@ class ClassWords:
     def __init__(self, classes, synonyms: dict = SYNONYMS):
         self.words = class_words(classes, synonyms)
         longest = sorted(self.words, key=len, reverse=True)
-        joined = '|'.join(re.escape(word).replace(r'\ ', r'[\s-]+') for word in longest)
-        self.pattern = re.compile(rf'(?<![\w\u0300-\u036f])(?=({joined})(?!-?[\w\u0300-\u036f]))', re.I)
+        joined = '|'.join(re.escape(word).replace(r'\ ', r'[\s_-]+') for word in longest)
+        letter = r'[^\W_]|[\u0300-\u036f]'  # the underscores of tags are spaces
+        self.pattern = re.compile(rf'(?<!{letter})(?=({joined})(?!-?(?:{letter})))', re.I)
 
     def find(self, caption: str) -> list:  # Of `Mention`, in reading order
         "Mentions that do not overlap; a longer one comes before a shorter one."
@@ -249,7 +250,7 @@ class ClassWords:
         found = [Mention(a, b, self._class(caption[a:b]), caption[a:b]) for a, b in sorted(taken)]
         return [m for m in found if m.name and not (m.noun.lower() == 'orange' and _COLOUR.match(caption, m.end))]
 
-    def _class(self, noun: str) -> str: return self.words[re.sub(r'[\s-]+', ' ', noun.lower())]
+    def _class(self, noun: str) -> str: return self.words[re.sub(r'[\s_-]+', ' ', noun.lower())]
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #cd726a3e
 CAPTION_RULES = ('most', 'first', 'random')
@@ -508,7 +509,7 @@ def examples_of(
         examples.append((load_image(coco.folder/grounded.image.file_name), grounded.caption, nouns))
     return examples
 
-# %% ../../nbs/2_data/02_data.coco.ipynb #c85d2686
+# %% ../../nbs/2_data/02_data.coco.ipynb #f2614075
 def class_counts(
     coco: Coco,
 ) -> dict:  # Panels for `bar_panels`
@@ -523,15 +524,15 @@ def bar_panels(
     size: tuple = (3.2, .16),  # Width of a panel, less where all would be too wide, and height of a bar in inches
 ) -> plt.Figure:
     "Counts as horizontal bars, one panel a title, each as high as it has bars."
-    longest = max(map(len, panels.values()))
+    longest = max(1, *map(len, panels.values()))  # an empty panel is one bar high
     inches = min(size[0]*len(panels), PAGE), .8 + size[1]*longest
     figure = plt.figure(figsize=inches, layout='constrained')
     grid = figure.add_gridspec(longest, len(panels))
     for column, (title, counts) in enumerate(panels.items()):
-        ax = figure.add_subplot(grid[:len(counts), column])
+        ax = figure.add_subplot(grid[:max(1, len(counts)), column])
         bars = ax.barh(list(map(str, counts)), list(counts.values()))
         ax.bar_label(bars, fontsize=7, padding=2)
-        ax.set(ylim=(len(counts) - .4, -.6))
+        ax.set(ylim=(max(1, len(counts)) - .4, -.6))
         ax.margins(x=.12)
         ax.set_title(title, fontsize=9)
         ax.tick_params(labelsize=7)

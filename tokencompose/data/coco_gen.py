@@ -69,7 +69,8 @@ def masked_pictures(
     resolution: int,  # Side of the square picture
     **kwargs,  # Passed to `GroundingDataset`
 ) -> GroundingDataset:
-    "Pictures and masks to measure on."
+    "Pictures and masks to measure on, by the true outlines of the masks."
+    kwargs = dict(mask_rule='majority') | kwargs
     if not is_coco_gen(folder): return GroundingDataset(folder, images, tokenizer, resolution, **kwargs)
     own = dict(rows=read_coco_gen(folder), read_mask=alpha_mask)
     return GroundingDataset(folder, None, tokenizer, resolution, **own, **kwargs)

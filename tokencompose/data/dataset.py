@@ -17,9 +17,9 @@ from fastcore.basics import patch
 from PIL import Image
 from ..core import keyed_rng, write_jsonl
 from .nouns import align_nouns, fast_tokenizer
-from .masks import load_mask, mask_targets, MAX_PIXELS, open_picture, pack_targets, save_mask
+from .masks import load_mask, mask_targets, MAX_PIXELS, open_picture, pack_targets, RULES, save_mask
 
-# %% ../../nbs/1_method/04_data.dataset.ipynb #0b19dc43
+# %% ../../nbs/1_method/04_data.dataset.ipynb #16f9a038
 def crop_geometry(
     width: int, height: int,  # The upright image
     resolution: int,  # Side of the square
@@ -40,15 +40,23 @@ def fit_image(
     image = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + resolution, top + resolution))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)/127.5 - 1
 
+def _above_zero(masks: torch.Tensor, size: tuple) -> torch.Tensor:
+    "Where the authors' resize to (width, height) leaves anything of a mask."
+    grey = [Image.fromarray(mask.numpy().astype(np.uint8)*255) for mask in masks]
+    grey = [mask.resize(size, Image.Resampling.BILINEAR) for mask in grey]
+    return torch.stack([torch.from_numpy(np.array(g)) > 0 for g in grey]) if grey else masks.new_zeros(0, *size[::-1])
+
 def fit_masks(
     masks: torch.Tensor,  # bool, (nouns, height, width)
     resolution: int,  # Side of the square
     size: tuple = None,  # (height, width) of the image, where the masks are a scaled copy of it
+    rule: str = 'majority',  # authors: whatever their resize leaves above zero; else the outline, see `mask_targets`
 ) -> torch.Tensor:  # bool, (nouns, resolution, resolution)
     "The masks of the training image."
     height, width = size or masks.shape[-2:]
     (w, h), (left, top) = crop_geometry(width, height, resolution)
-    if masks.shape[-2:] != (h, w): masks = mask_targets(masks, (h, w), 'majority') > 0
+    if masks.shape[-2:] != (h, w):
+        masks = _above_zero(masks, (w, h)) if rule == 'authors' else mask_targets(masks, (h, w), 'majority') > 0
     return masks[:, top:top + resolution, left:left + resolution].contiguous()
 
 # %% ../../nbs/1_method/04_data.dataset.ipynb #8f0fe7cb
@@ -251,7 +259,7 @@ def _match(load, path, stored: tuple, orientation: int, rule: str) -> tuple:
                          'they do not belong together.')
     return mask, size
 
-# %% ../../nbs/1_method/04_data.dataset.ipynb #42082dcf
+# %% ../../nbs/1_method/04_data.dataset.ipynb #18bbab72
 class GroundingDataset(torch.utils.data.Dataset):
     "Images, captions, nouns and masks in the authors' layout."
     def __init__(
@@ -270,14 +278,17 @@ class GroundingDataset(torch.utils.data.Dataset):
         check: bool = True,  # Look at once whether every file is there
         rows: list = None,  # Of `Row`, where another layout was read; those of `metadata` when None
         read_mask=load_mask,  # Function of a mask's path, for that layout
+        mask_rule: str = 'authors',  # How masks come to a map's size, see `mask_targets`, and here, `fit_masks`
     ):
+        if mask_rule not in RULES:
+            raise ValueError(f'Unknown mask rule {mask_rule!r}: choose one of {", ".join(RULES)}.')
         if mask_orientation not in ('auto', 'upright', 'stored'):
             raise ValueError(f'mask_orientation is auto, upright or stored, not {mask_orientation!r}.')
         if not 0 <= flip <= 1: raise ValueError(f'flip is a share between 0 and 1, not {flip!r}.')
         self.folder, self.images, self.mask_folder = Path(folder), Path(images or folder), masks and Path(masks)
         self.tokenizer, self.resolution = fast_tokenizer(tokenizer), resolution
         self.occurrence, self.longest_first, self.mask_orientation = occurrence, longest_first, mask_orientation
-        self.flip, self.seed = flip, seed
+        self.flip, self.seed, self.mask_rule = flip, seed, mask_rule
         self.rows, self.read_mask = rows or read_rows(folder, metadata), read_mask
         self.length = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else 77
         self._aligned = {}
@@ -344,7 +355,7 @@ def masks(self: GroundingDataset, i: int) -> torch.Tensor:  # bool, (nouns, reso
     for n, path in enumerate(self.mask_paths(i)):
         if path is None: continue
         mask, size = with_row_named(row, _match, self.read_mask, path, stored, orientation, self.mask_orientation)
-        fitted[n] = with_row_named(row, fit_masks, mask[None], self.resolution, size)[0]
+        fitted[n] = with_row_named(row, fit_masks, mask[None], self.resolution, size, self.mask_rule)[0]
     return fitted
 
 # %% ../../nbs/1_method/04_data.dataset.ipynb #5f5a40ca
@@ -360,19 +371,18 @@ def item(self: GroundingDataset, i: int, step: int = 0) -> dict:
     row, pixel_values, masks = self.rows[i], self.pixel_values(i), self.masks(i)
     if self.mirrored(i, step): pixel_values, masks = pixel_values.flip(-1), masks.flip(-1)
     return dict(id=row.id, pixel_values=pixel_values, caption=row.text, input_ids=self.input_ids(i), masks=masks,
-                token_ids=self.token_ids(i), nouns=row.nouns)
+                token_ids=self.token_ids(i), nouns=row.nouns, mask_rule=self.mask_rule)
 
 # %% ../../nbs/1_method/04_data.dataset.ipynb #3b926c52
 def collate(
     items: list,  # Of `GroundingDataset`
     sizes: list,  # Map sizes [(h, w), ...] to supervise
-    rule: str = 'authors',  # See `mask_targets`
     keep_smallest: bool = False,  # See `mask_targets`
 ) -> dict:  # ids, captions, pixel_values (b, 3, r, r), input_ids (b, length), targets
     "Samples with any number of nouns as one batch."
     masks, token_ids = [item['masks'] for item in items], [item['token_ids'] for item in items]
     return dict(ids=[item['id'] for item in items], captions=[item['caption'] for item in items],
-                targets=pack_targets(masks, token_ids, sizes, rule, keep_smallest),
+                targets=pack_targets(masks, token_ids, sizes, items[0]['mask_rule'], keep_smallest),
                 pixel_values=torch.stack([item['pixel_values'] for item in items]),
                 input_ids=torch.stack([item['input_ids'] for item in items]))
 

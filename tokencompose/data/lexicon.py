@@ -111,12 +111,12 @@ def plural_noun(
 STOP_NOUNS = frozenset(read_words('stop_nouns'))
 
 def is_stop_noun(
-    phrase: str,  # Words separated by spaces
+    phrase: str,  # Words separated by spaces or underscores
     stop: frozenset = STOP_NOUNS,  # In the singular and in lower case
 ) -> bool:
     "Whether no word of a phrase names a thing."
     def listed(word): return word in stop or word.removesuffix('s') in stop or re.sub('ies$', 'y', word) in stop
-    return all(listed(word) for word in phrase.lower().split())
+    return all(listed(word) for word in phrase.lower().replace('_', ' ').split())
 
 # %% ../../nbs/2_data/05_data.lexicon.ipynb #a64392f5
 _CLASS_COMPOUNDS = tuple(dict.fromkeys(name for name in COCO_80 + ADE20K_100 if ' ' in name))

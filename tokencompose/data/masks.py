@@ -14,7 +14,8 @@ import torch
 from fastcore.basics import patch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from ..core import atomic_path
+from scipy import ndimage
+from ..core import atomic_path, some_of
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #90afa87d
 def _overlaps(cells: int, pixels: int) -> torch.Tensor:
@@ -191,6 +192,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Memory
 def open_picture(
     path,  # Any format that Pillow reads
     what: str = 'picture',  # Word for the error message
+    alone: bool = False,  # Refuse a file that holds several pictures, a stack or an animation
 ) -> Image.Image:  # Decoded, as stored
     "Open and decode a picture; whatever is wrong with the file, the error is one sentence that names it."
     if not os.path.isfile(path): raise FileNotFoundError(f'There is no {what} {path}.')
@@ -199,6 +201,8 @@ def open_picture(
             if picture.width*picture.height > MAX_PIXELS:
                 raise ValueError(f'it has {picture.width}x{picture.height} pixels, '
                                  f'more than the {MAX_PIXELS:,} allowed')
+            if alone and getattr(picture, 'n_frames', 1) > 1:
+                raise ValueError(f'it holds {picture.n_frames} pictures, which one is meant cannot be known')
             picture.load()
             return picture
     except _UNREADABLE as error:
@@ -206,14 +210,109 @@ def open_picture(
         raise ValueError(f'The {what} {path} cannot be read ({reason}): replace the file or make it again.') from None
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #a60b5f9b
-def _foreground(picture) -> np.ndarray:
-    if picture.mode in ('P', 'PA'): picture = picture.convert('RGBA')
-    if picture.mode in ('CMYK', 'YCbCr', 'LAB', 'HSV'): picture = picture.convert('RGB')
-    values = np.asarray(picture).astype(np.float32)
-    if values.ndim == 2: values = values[..., None]
-    alpha = values[..., -1] >= 128 if picture.mode in ('LA', 'RGBA') else True
-    bright = values[..., :-1 if picture.mode in ('LA', 'RGBA') else None].max(-1)*alpha
-    return (bright > 0) & (2*bright >= bright.max())
+_FEW = 16  # Colours: a map of labels has hardly more, soft edges and JPEG files have
+
+def _colours(pixels: np.ndarray) -> np.ndarray:  # (height, width), a number for each colour
+    return pixels if pixels.ndim == 2 else pixels.astype(np.int64) @ [65536, 256, 1]
+
+def _distinct(colours: np.ndarray) -> np.ndarray:
+    "The different colours, sorted."
+    if colours.dtype != np.uint8: return np.unique(colours)
+    return np.bincount(colours.ravel(), minlength=256).nonzero()[0]
+
+def _named(pixels: np.ndarray, chosen: np.ndarray) -> str:
+    "The colours of some pixels in words."
+    found = _distinct(_colours(pixels)[chosen]).tolist()
+    return some_of([f'{c:g}' if pixels.ndim == 2 else f'#{c:06x}' for c in found])
+
+def _several(pixels: np.ndarray, chosen: np.ndarray, why: str):
+    raise ValueError(f'{why} ({_named(pixels, chosen)}), so which of them is meant cannot be known; '
+                     'save each object as a file of its own, white on black')
+
+def _one_hue(pixels: np.ndarray, chosen: np.ndarray) -> bool:
+    "Whether some pixels differ in brightness only."
+    if pixels.ndim == 2 or not chosen.any(): return True
+    colours = pixels[chosen].astype(np.float32)
+    return bool((np.ptp(255*colours/colours.max(1, keepdims=True), axis=0) <= 64).all())
+
+# %% ../../nbs/1_method/02_data.masks.ipynb #19b649ab
+def _on_black(pixels: np.ndarray, few: int = _FEW) -> np.ndarray:
+    "The one thing that pixels (height, width) or (height, width, 3) show on black, as booleans."
+    colours = _colours(pixels)
+    distinct = _distinct(colours)
+    if not np.isfinite(distinct).all() or (distinct < 0).any():
+        raise ValueError('it holds values that are negative or no numbers')
+    if len(distinct) < 2 or len(distinct) == 2 and distinct[0] == 0: return colours > 0
+    bright = (pixels if pixels.ndim == 2 else pixels.max(-1)).astype(np.float32)
+    top = bright.max()
+    if distinct[0] > 0 and len(distinct) <= few: _several(pixels, bright > 0, 'it has several colours and no black')
+    solid = ndimage.maximum_filter(colours, 3) == ndimage.minimum_filter(colours, 3)
+    found = (bright > 0) & (2*bright >= top)
+    noisy = ((bright < top) & (64*bright > 63*top)).any()  # labels are not that near to each other
+    if len(distinct) <= few and not noisy: _check_labels(pixels, bright, solid, found)
+    else: _check_soft(pixels, bright, solid, found)
+    return found
+
+def _check_labels(pixels, bright, solid, found):
+    "Few colours: the brightest alone may be solid, and no piece lies by itself that has nothing of it."
+    lit = bright > 0
+    pieces, count = ndimage.label(lit, np.ones((3, 3)))
+    alone = ndimage.maximum(found, pieces, range(1, count + 1)).all()
+    dark, shades = (16*bright < 15*bright.max())[solid & lit].any(), _distinct(_colours(pixels)[solid & lit])
+    if len(shades) > 1 or dark or not alone or not _one_hue(pixels, found):
+        _several(pixels, lit, 'it shows several things of different colours')
+
+def _check_soft(pixels, bright, solid, found):
+    "Many colours: hardly anything solid, and no more than half of it, lies between black and the object."
+    lit, top = bright > bright.max()/64, bright.max()
+    between, half_lit = lit & (bright < 15*top/16), (4*bright > top) & (4*bright < 3*top)
+    if not _one_hue(pixels, found & solid) or (solid & between).sum() > lit.sum()/20:
+        _several(pixels, solid & lit, 'it shows several things of different colours')
+    if half_lit.sum() > (4*bright > top).sum()/2:
+        raise ValueError('it is a picture of many shades, not one thing on black; save the object white on black')
+
+# %% ../../nbs/1_method/02_data.masks.ipynb #f0a18aaf
+_VOID = 255  # Label of Pascal VOC for pixels of no class
+
+def _palette(picture) -> np.ndarray:  # (256, 3); None when it is grey or there is none
+    if picture.mode != 'P' or picture.has_transparency_data: return None
+    own = np.reshape(picture.getpalette('RGB'), (-1, 3))
+    return None if (np.ptp(own, axis=1) == 0).all() else np.pad(own, ((0, 256 - len(own)), (0, 0)))
+
+def _labelled(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    "The one thing in a picture whose colours are labels."
+    used = np.unique(labels)
+    black = [label for label in used if not palette[label].any()]
+    things = np.setdiff1d(used, black or [0])
+    if len(things) > 1: things = np.setdiff1d(things, [_VOID])
+    if len(things) > 1: _several(labels, np.isin(labels, things), 'it shows several things of different labels')
+    return np.isin(labels, things)
+
+# %% ../../nbs/1_method/02_data.masks.ipynb #51e67689
+def _layers(picture) -> tuple:  # pixels (height, width) or (height, width, 3); alpha (height, width) or None
+    grey = picture.mode in ('1', 'L', 'LA', 'La')
+    if picture.has_transparency_data and picture.mode[0] not in 'IF':
+        picture = picture.convert('LA' if grey else 'RGBA')
+    elif not grey and picture.mode[0] not in 'IF': picture = picture.convert('RGB')
+    bands = [np.asarray(band) for band in picture.split()]
+    alpha = bands.pop() if picture.mode in ('LA', 'RGBA') else None
+    if bands[0].dtype == bool: bands = [bands[0].astype(np.uint8)]
+    same = all(np.array_equal(bands[0], band) for band in bands[1:])
+    return bands[0] if same else np.stack(bands, -1), alpha
+
+def _foreground(picture) -> np.ndarray:  # bool, (height, width)
+    "The pixels of the object in a picture that is a mask."
+    palette = _palette(picture)
+    if palette is not None: return _labelled(np.asarray(picture), palette)
+    few = 0 if picture.format in ('JPEG', 'MPO') else _FEW
+    pixels, alpha = _layers(picture)
+    if alpha is None or alpha.min(initial=255) >= 128: return _on_black(pixels, few)
+    if alpha.max(initial=0) < 128 and len(_distinct(_colours(pixels))) > 1:
+        raise ValueError('all of it is transparent, though not of one colour; save it without an alpha channel')
+    opaque = alpha >= 128
+    seen = len(_distinct(_colours(pixels)[opaque]))
+    if not 1 < seen <= _FEW: return opaque  # one colour, or a photo
+    return _on_black(np.where(opaque if pixels.ndim == 2 else opaque[..., None], pixels, 0), few)
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #a3d23827
 def _run_lengths(text) -> list:
@@ -262,12 +361,17 @@ def _from_polygons(polygons: list, size) -> np.ndarray:
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #a10a1832
+def _from_file(path) -> torch.Tensor:
+    picture = open_picture(path, 'mask', alone=True)
+    try: return torch.from_numpy(_foreground(picture))
+    except ValueError as error: raise ValueError(f'The mask {path} cannot be used: {error}.') from None
+
 def load_mask(
     source,  # Path of a picture, COCO RLE dict (compressed or counts), or polygons [[x, y, x, y, ...], ...]
     size: tuple = None,  # (height, width) of the image, for polygons only
 ) -> torch.Tensor:  # bool, (height, width)
-    "Read one object mask."
-    if isinstance(source, (str, Path)): return torch.from_numpy(_foreground(open_picture(source, 'mask')))
+    "Read one object mask; a file that could mean several things is refused."
+    if isinstance(source, (str, Path)): return _from_file(source)
     try:
         mask = _from_runs(source) if isinstance(source, dict) else _from_polygons(source, size)
         return torch.from_numpy(np.ascontiguousarray(mask))

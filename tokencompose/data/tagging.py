@@ -7,8 +7,8 @@ __all__ = ['LEFT_OUT', 'NOUN_RULES', 'Word', 'Tagger', 'plain_text', 'cut_words'
            'flair_sentence', 'new_tagger', 'read_flair_file', 'FlairTagger', 'SpacyTagger', 'load_tagger',
            'noun_records', 'tag_captions', 'read_captions', 'count_nouns', 'noun_page', 'agreement']
 
-# %% ../../nbs/2_data/06_data.tagging.ipynb #6e3e9f03
-import contextlib, functools, importlib, importlib.metadata, json, logging, pickle, re
+# %% ../../nbs/2_data/06_data.tagging.ipynb #e1eb4d8f
+import contextlib, functools, importlib, importlib.metadata, json, logging, pickle, re, unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -41,25 +41,30 @@ class Tagger(Protocol):
     def __call__(self, captions: list) -> list: ...  # A list of `Word` for each caption
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #038b7bb7
-_TROUBLE = re.compile(r'[\s\u200b-\u200f\u2028-\u202e\u2060\ufe0f\ufeff]')
+_TROUBLE = re.compile(r'[\s\u200b-\u200f\u2028-\u202e\u2060\ufe0f\ufeff]|(?<=[^\W_])_+(?=[^\W_])')
+_MARKS = ''.join(chr(c) for c in range(0x300, 0x3000) if unicodedata.category(chr(c))[0] == 'M')
+_ACCENT = re.compile(rf'(?<=[\w{_MARKS}])[{_MARKS}]')
+_GLUE = re.compile(r'(?<!\d),|,(?!\d)|(?<=[^\W\d_][^\W\d_])\.(?=\w)')  # Parts words though no space follows
 
 def plain_text(
     caption: str,
 ) -> str:  # Of the same length
-    "The caption with white space and invisible characters as spaces, and half surrogate pairs as a mark."
+    "The caption with white space, invisible characters and underscores as spaces, half surrogate pairs as a mark."
     if not isinstance(caption, str): raise TypeError(f'A caption must be a string, got {type(caption).__name__}.')
-    return re.sub('[\ud800-\udfff]', '\ufffd', _TROUBLE.sub(' ', caption))
+    return re.sub('[\ud800-\udfff]', '\ufffd', _TROUBLE.sub(lambda m: ' '*len(m.group()), caption))
 
 def cut_words(
     caption: str,
 ) -> list:  # Spans (start, end) in characters, in reading order
-    "The words of a caption as flair's tokenizer cuts them."
+    "The words of a caption as flair's tokenizer cuts them, and apart where only punctuation glues them."
     from flair.tokenization import SegtokTokenizer
-    text, at, spans = plain_text(caption), 0, []
+    text, at, spans = _ACCENT.sub('x', plain_text(caption)), 0, []  # a letter: segtok cuts before an accent of its own
     for piece in SegtokTokenizer().tokenize(text):
         start = text.index(piece, at)
         at = start + len(piece)
-        spans.append((start, at))
+        glue = [start + edge for m in _GLUE.finditer(piece) for edge in m.span()]
+        edges = [start, *glue, at]
+        spans += [(a, b) for a, b in zip(edges, edges[1:]) if a < b]
     return spans
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #fa496a27
@@ -68,7 +73,8 @@ LEFT_OUT = ('article', 'no letter', 'stop noun')
 @functools.lru_cache
 def _compound_pattern(compounds: tuple):
     "One regular expression for all compounds, singular and plural, with a space or a hyphen between the words."
-    joined = '|'.join(re.escape(c).replace(r'\ ', r'[\s-]+') for c in sorted(compounds, key=len, reverse=True))
+    longest = sorted(compounds, key=len, reverse=True)
+    joined = '|'.join(re.escape(c).replace(r'\ ', r'[\s\u2010\u2011-]+') for c in longest)
     return re.compile(rf'(?<!\w)({joined})(e?s)?(?!\w)', re.I)
 
 def _noun_reason(word: Word):
@@ -93,19 +99,22 @@ def _noun_reasons(words: list, compounds: tuple) -> list:
 # %% ../../nbs/2_data/06_data.tagging.ipynb #bdaa3430
 class Noun(NamedTuple):
     "A mention of a noun phrase."
-    noun: str  # The words, a single space where the caption has any
+    noun: str  # The words, a single space where the caption has any, an underscore where it has that
     start: int  # In characters
     end: int
 
-def _phrase(words: list) -> Noun:
+def _phrase(words: list, caption: str) -> Noun:
     joined = words[0].text
-    for before, word in zip(words, words[1:]): joined += ' '*(word.start > before.end) + word.text
+    for before, word in zip(words, words[1:]):
+        gap = '_' if '_' in caption[before.end:word.start] else ' '
+        joined += gap*(word.start > before.end) + word.text
     return Noun(joined, words[0].start, words[-1].end)
 
 def noun_phrases(
     words: list,  # `Word`s of one caption
     stop_nouns: bool = False,  # Leave out phrases that name no thing, see `data.lexicon`
     compounds: tuple = (),  # Words that belong together; none with the authors
+    caption: str = '',  # Where the words stand; needed only where underscores join them
 ) -> tuple:  # (list of `Noun` in reading order, list of (noun, reason))
     "The noun phrases of a caption."
     nouns, left_out, run = [], [], []
@@ -114,7 +123,7 @@ def noun_phrases(
             run.append(word)
             continue
         if run:
-            noun, run = _phrase(run), []
+            noun, run = _phrase(run, caption), []
             if stop_nouns and is_stop_noun(noun.noun): left_out.append((noun.noun, 'stop noun'))
             else: nouns.append(noun)
         if reason: left_out.append((word.text, reason))
@@ -329,7 +338,7 @@ def noun_records(
     "The nouns of some captions; the work of stage 02."
     records = []
     for row, words in zip(rows, tagger([row['text'] for row in rows])):
-        nouns, left_out = noun_phrases(words, stop_nouns, compounds)
+        nouns, left_out = noun_phrases(words, stop_nouns, compounds, row['text'])
         kept = {k: row[k] for k in ('image_id', 'file_name', 'text')}
         records.append(dict(kept, nouns=[n._asdict() for n in nouns], left_out=[list(pair) for pair in left_out]))
     return records

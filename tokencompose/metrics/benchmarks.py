@@ -17,10 +17,10 @@ from .fid import coco_captions, flickr_captions, read_pairs
 from .compbench import read_compbench
 from .geneval import read_geneval
 
-# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #e95595b1
+# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #8a9aafc5
 METRIC_BENCHMARKS = {'multigen': ('multigen_coco', 'multigen_ade20k'), 'visor': ('visor',),
                      'fid': ('coco_captions', 'flickr30k'), 'compbench': ('compbench',), 'geneval': ('geneval',),
-                     'grounding': ('',), 'daam': ('',)}
+                     'grounding': ('',), 'daam': ('',), 'examples': ('',)}
 BENCHMARKS = tuple(name for names in METRIC_BENCHMARKS.values() for name in names if name)
 
 def benchmark_of(

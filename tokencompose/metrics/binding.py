@@ -6,6 +6,7 @@
 __all__ = ['CompbenchScorer', 'GenevalScorer']
 
 # %% ../../nbs/4_metrics/15_metrics.binding.ipynb #5f8bd3dc
+from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
@@ -26,7 +27,7 @@ class CompbenchScorer(PictureScorer):
     "Whether each thing has its own attributes, and stands or acts as asked."
     def score(self) -> dict:
         job = self.job
-        self.chunker = load_chunker(job.settings.chunker)
+        self.chunker, self.answers, self.cosines, self.boxes = load_chunker(job.settings.chunker), [], [], {}
         parses = self.chunker([row['text'] for row in self.prompts])
         self.parses = {row['unique_id']: parse for row, parse in zip(self.prompts, parses)}
         scores, labels = {}, []
@@ -77,10 +78,10 @@ def find(self: CompbenchScorer, called: list) -> tuple:  # {(prompt id, round): 
     rules = self.rules()
     objects = {row['unique_id']: prompt_objects(row, self.parses[row['unique_id']], rules.get('whole_names', False))
                for row in called}
-    boxes, label = self.unidet(called) if self.job.boxes else self.detections(objects, rules)
+    self.boxes, label = self.unidet(called) if self.job.boxes else self.detections(objects, rules)
     def score(row, r):
         item = row['unique_id'], r
-        return spatial_score(prompt_relation(row), boxes.get(item, []), *objects[row['unique_id']], **rules)
+        return spatial_score(prompt_relation(row), self.boxes.get(item, []), *objects[row['unique_id']], **rules)
     scores = {(row['unique_id'], r): score(row, r) for row in called for r in range(self.rounds)}
     return scores, f'places by {label}, {self.job.settings.spatial_rules} rules'
 
@@ -93,7 +94,7 @@ def unidet(self: CompbenchScorer, called: list) -> tuple:  # {(prompt id, round)
     if not lost: return {item: found[image_name(*item)] for item in items}, 'UniDet'
     raise ValueError(f'{self.job.boxes} lacks {len(lost)} of the {len(items)} pictures, the first is {lost[0]}.')
 
-# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #29499449
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #f6e888fa
 @patch
 def detections(self: CompbenchScorer, objects: dict, rules: dict) -> tuple:  # As `unidet`
     "Boxes of a detector that is asked for the two things of each prompt."
@@ -108,19 +109,34 @@ def detections(self: CompbenchScorer, objects: dict, rules: dict) -> tuple:  # A
     found = {_item(r): named_boxes(r, names[r['prompt_id']], threshold) for r in records}
     return found, f'UniDet-style ({detector.label} above {threshold:g})'
 
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #29499449
 @patch
 def table(self: CompbenchScorer) -> pd.DataFrame:
     return compbench_table(self.prompts, self.images, seed=self.job.seed)
 
 @patch
+def said(self: CompbenchScorer, row: dict) -> list:
+    "What the judges said of the first picture of a prompt, a line each."
+    item = row['unique_id'], 0
+    answered = [record for record in self.answers if _item(record) == item]
+    lines = [f'{asked} {yes:.2f}' for record in answered for asked, yes in zip(record['questions'], record['yes'])]
+    for box in sorted(self.boxes.get(item, []), key=lambda box: -box['score'])[:4]:
+        left, top, right, bottom = box['box']
+        lines.append(f'{box["name"]} {box["score"]:.2f} at {(left + right)/2:.0f}, {(top + bottom)/2:.0f}')
+    if 'boxes' in judges_of(row) and not self.boxes.get(item): lines.append('no box')
+    lines += [f'cosine {record["cosine"]:.2f}' for record in self.cosines if _item(record) == item]
+    place = [r['unique_id'] for r in self.prompts].index(row['unique_id'])
+    return [*lines, f'score {self.images[place, 0]:.2f}']
+
+@patch
 def look(self: CompbenchScorer):
-    asked, place = {_item(r): r for r in self.answers}, {row['unique_id']: i for i, row in enumerate(self.prompts)}
-    for row in self.shown():
-        print(f'{row["unique_id"]}: {row["text"]}')
-        said = asked.get((row['unique_id'], 0))
-        if said: print(*(f'    {q} {yes:.2f}' for q, yes in zip(said['questions'], said['yes'])), sep='\n')
-    scores = [f'{self.images[place[row["unique_id"]], 0]:.2f}' for row in self.shown()]
-    return image_grid([self.first()], col_titles=self.titles(), captions=[scores])
+    for row in self.shown(): print(f'{row["unique_id"]}: {row["text"]}', *self.said(row), sep='\n    ')
+    return image_grid([self.first()], col_titles=self.titles())
+
+@patch
+def keep(self: CompbenchScorer, folder: Path, count: int = 3):
+    "The first pictures of each category, with what was said of them."
+    self.keep_shown(folder, count, dict(said=self.said))
 
 # %% ../../nbs/4_metrics/15_metrics.binding.ipynb #25cd38bd
 @patch
@@ -161,13 +177,23 @@ class GenevalScorer(PictureScorer):
         detections = next(x['detections'] for x in self.records if _item(x) == (row['unique_id'], r))
         return '; '.join(shortcomings(row, detections, **self.rules))
 
-    def look(self):
-        for row in self.shown():
-            print(f'{row["unique_id"]}: {row["text"]}: {self.lacking(row, 0) or "right"}')
-        return image_grid([self.first()], col_titles=[f'{row["unique_id"]} {row["tag"]}' for row in self.shown()])
+    def said(self, row: dict) -> list:
+        "The verdict on the first picture of a prompt."
+        return [self.lacking(row, 0) or 'right']
 
     def details(self) -> list:
         wrong = [(row, r) for row, rounds in zip(self.prompts, self.right) for r in np.flatnonzero(~rounds)]
         rows = [dict(prompt=row['text'], picture=image_name(row['unique_id'], r), lacks=self.lacking(row, r))
                 for row, r in wrong[:10]]
         return [pd.DataFrame(rows, columns=['prompt', 'picture', 'lacks'])]
+
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #20faa8ab
+@patch
+def look(self: GenevalScorer):
+    for row in self.shown(): print(f'{row["unique_id"]}: {row["text"]}:', *self.said(row))
+    return image_grid([self.first()], col_titles=[f'{row["unique_id"]} {row["tag"]}' for row in self.shown()])
+
+@patch
+def keep(self: GenevalScorer, folder: Path, count: int = 3):
+    "The first pictures of each task, with the verdicts."
+    self.keep_shown(folder, count, dict(said=self.said))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCORERS', 'DetectorScorer', 'MultigenScorer', 'VisorScorer', 'FrechetScorer', 'ModelScorer', 'GroundingScorer',
-           'DaamScorer']
+           'DaamScorer', 'stretched', 'ExamplesScorer']
 
-# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #2cc05c68
+# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #dbdaa8cf
+from pathlib import Path
 import pandas as pd
 import torch
 from PIL import Image
@@ -22,8 +23,8 @@ from .fid import frechet_result, load_extractor, protocol_text
 from .benchmarks import held_out_sets, METRIC_BENCHMARKS, reference_folder
 from .overlap import grounding_result, grounding_table
 from .grounding import probe, probe_maps
-from .daam import daam, daam_examples, daam_result, daam_rows, distance_table
-from .jobs import Job, PictureScorer, Scorer
+from .daam import daam, daam_examples, daam_result, daam_rows, distance_table, example_rows
+from .jobs import Job, keep_picture, PictureScorer, Scorer
 from .binding import CompbenchScorer, GenevalScorer
 
 # %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #69d0ea1e
@@ -41,7 +42,7 @@ class DetectorScorer(PictureScorer):
 
     def table(self) -> pd.DataFrame: return self.tabulate(*self.asked, seed=self.job.seed)
 
-# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #f9e37be3
+# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #ea7dd3c6
 class MultigenScorer(DetectorScorer):
     "How many of the things asked for are found."
     measure, tabulate = staticmethod(mg_result), staticmethod(mg_table)
@@ -70,6 +71,11 @@ class MultigenScorer(DetectorScorer):
     def details(self) -> list:
         rates = class_rates(*self.asked).round(1)
         return [rates] if self.apart is None else [rates, self.apart.round(1)]
+
+    def keep(self, folder: Path, count: int = 6):
+        "The first picture of the first prompts, with what was found in it."
+        numbers = dict(zip((row['unique_id'] for row in self.prompts), found_array(*self.asked)[:, 0].sum(axis=1)))
+        self.keep_shown(folder, count, dict(found=lambda row: int(numbers[row['unique_id']])))
 
 # %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #efbbf36c
 class VisorScorer(DetectorScorer):
@@ -152,7 +158,7 @@ class GroundingScorer(ModelScorer):
         counts = dict(nouns=len(self.result.nouns), left_out=self.result.left_out)
         return [pd.Series(counts, name='nouns').to_frame()]
 
-# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #824ec440
+# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #ce47cf7a
 class DaamScorer(ModelScorer):
     "DAAM's maps against masks while the model draws given pictures again."
     occurrence = 'all'  # as DAAM counts
@@ -187,5 +193,43 @@ class DaamScorer(ModelScorer):
         pair = image_grid([given, drawn], ['given', 'redrawn'], captions=far, value_range=(-1, 1))
         return [pair, distance_table(self.result).round(4)]
 
+# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #aed6c3af
+def stretched(attn_map: torch.Tensor) -> torch.Tensor:  # (h, w), from 0 to 1
+    "A map over its own range; a flat one is 0."
+    low, high = attn_map.min(), attn_map.max()
+    return (attn_map - low)/(high - low).clamp_min(torch.finfo(attn_map.dtype).tiny)
+
+# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #5b193401
+class ExamplesScorer(ModelScorer):
+    "Held-out pictures redrawn, with the map of every noun: what Figure 4 shows."
+    occurrence = 'all'
+
+    def score(self) -> dict:
+        job, settings = self.job, self.job.settings
+        how = {name: getattr(settings, name) for name in ('inference_steps', 'guidance_scale', 'inner_steps')}
+        rows = example_rows(self.scenes, daam_rows(self.scenes, settings.daam_pictures))
+        if settings.gradient_checkpointing: self.pipe.unet.enable_gradient_checkpointing()
+        self.examples = daam_examples(self.pipe, self.scenes, job.inversions, rows, job.layers, job.batch, **how)
+        values = {f'distance {e.id}': e.distance for e in self.examples}
+        shown = [dict(id=e.id, caption=e.caption, nouns=list(e.maps), distance=e.distance) for e in self.examples]
+        return dict(n=dict(images=len(rows)), values=values, notes=dict(how, layers=list(job.layers), shown=shown))
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame([dict(caption=e.caption, distance=e.distance) for e in self.examples])
+
+    def look(self):
+        drawn, maps, masks = ([getattr(e, name) for e in self.examples] for name in ('drawn', 'maps', 'masks'))
+        return attention_grid(drawn, maps, masks, value_range=(-1, 1))
+
+    def keep(self, folder: Path):
+        "For each picture: given, redrawn, and each noun's map (stretched to its own range) and mask, as grey PNG."
+        for k, e in enumerate(self.examples):
+            pictures = dict(given=e.picture, redrawn=e.drawn)
+            for name, picture in pictures.items(): keep_picture(folder/f'{k}-{name}.png', picture, value_range=(-1, 1))
+            for n, (noun, attn_map) in enumerate(e.maps.items()):
+                keep_picture(folder/f'{k}-map{n}.png', stretched(attn_map))
+                keep_picture(folder/f'{k}-mask{n}.png', e.masks[noun])
+
+# %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #64325802
 SCORERS = dict(multigen=MultigenScorer, visor=VisorScorer, fid=FrechetScorer, compbench=CompbenchScorer,
-               geneval=GenevalScorer, grounding=GroundingScorer, daam=DaamScorer)
+               geneval=GenevalScorer, grounding=GroundingScorer, daam=DaamScorer, examples=ExamplesScorer)

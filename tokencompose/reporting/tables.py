@@ -303,7 +303,8 @@ def seeds_frame(
     for m in rows:
         runs = {c: _each_seed(results, m, baseline, c) for c in columns}
         if max(map(len, runs.values())) < 2: continue
-        texts = {column_label(*c): _range(v, metric_info(c[0]).digits, '+' if baseline else '') for c, v in runs.items() if len(v)}
+        texts = {column_label(*c): _range(v, metric_info(c[0]).digits, '+' if baseline else '')
+                 for c, v in runs.items() if len(v)}
         cells[label_of(m, labels)] = dict(seeds=str(max(map(len, runs.values())))) | texts
     of = f'minus {label_of(baseline, labels)}' if baseline else 'method'
     return pd.DataFrame(cells).T.fillna(NOT_RUN).rename_axis(of)
@@ -407,7 +408,7 @@ def text_blocks(
         if max(len(line) for block in blocks for line in block.split('\n')) <= width: break
     return blocks
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #c53c1edd
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #e9b59d9d
 def finding(
     results: list,  # From `load_results`; all of one profile
     columns: list,  # (metric, name) pairs, in order
@@ -423,7 +424,8 @@ def finding(
     settled = {c: d for c, d in found.items() if d.settled}
     if not settled: return f'No difference between {pair} is settled: none of {len(found)} intervals leaves zero out.'
     better, worse = (', '.join(texts) for texts in _sides(settled).values())
-    said = [f'{word} than {label_of(baseline)} in {texts}' for word, texts in (('better', better), ('worse', worse)) if texts]
+    said = [f'{word} than {label_of(baseline)} in {texts}' for word, texts in dict(better=better, worse=worse).items()
+            if texts]
     rest = len(found) - len(settled)
     end = f'; in {rest} other column{"s"*(rest > 1)} no difference is settled' if rest else ''
     return f'{label_of(method)} is {" and ".join(said)}{end}.'
@@ -437,6 +439,7 @@ def _sides(differences) -> dict:
         texts['better' if better else 'worse'].append(text)
     return texts
 
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #64d97d13
 def terminal_text(
     frames: list,  # From `compare_frame`, of one table
     sentence: str = '',  # From `finding`
@@ -449,7 +452,7 @@ def terminal_text(
     blocks = [block for frame in frames for block in text_blocks(frame, width)] or ['Nothing was run yet.']
     return '\n\n'.join([textwrap.fill(head, width), *blocks, textwrap.fill(sentence, width)]) + '\n'
 
-# %% ../../nbs/7_tables/02_reporting.tables.ipynb #42a5f448
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #ad076f20
 def points_frame(
     results: list,  # From `load_results`
     rows: list,  # Method keys, in order
@@ -479,6 +482,7 @@ def method_points(
     labelled = shown.assign(method=shown.method.map(label_of))
     return point_intervals(labelled, 'value', row, hue='method', xlabel=xlabel, colours=method_colors(shown.method))
 
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #befc9c8f
 def run_dots(
     results: list,  # From `load_results`
     rows: list,  # Method keys, in order
@@ -487,12 +491,14 @@ def run_dots(
 ):  # Figure; None where there is nothing to show
     "The figures of every training seed, each method in its colour."
     from tokencompose.plotting import dot_panels
-    each = [dict(method=label_of(m), column=' '.join(column), value=r['values'][column[1]]) for column in columns for m in rows
-            for r in results if (r['metric'], r['method']) == (column[0], m)]
-    each = pd.DataFrame(each)
-    if not len(each): return None
-    titles = {' '.join(c): f'{metric_info(c[0]).label} {c[1]}' for c in columns}
-    return dot_panels(each.assign(column=each.column.map(titles)), 'value', 'method', 'column', method_colors(rows), xlabel)
+    each = []
+    for metric, name in columns:
+        title = f'{metric_info(metric).label} {name}'
+        for m in rows:
+            values = _each_seed(results, m, None, (metric, name))
+            each += [dict(method=label_of(m), measure=title, value=value) for value in values]
+    if not each: return None
+    return dot_panels(pd.DataFrame(each), 'value', 'method', 'measure', method_colors(rows), xlabel)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #d67ef8bc
 def grounding_frame(

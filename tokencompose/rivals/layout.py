@@ -71,7 +71,7 @@ class Layout(Rival):
     max_iter: int = 5  # Updates a step, at most
     max_index_step: int = 10  # Steps that are guided, of `of_steps`
     of_steps: int = 50  # Run length that `max_index_step` belongs to; 0: it is not scaled
-    carry_loss: bool = False  # Do not reset the loss between steps, as in the released code
+    reset_loss: bool = False  # Guide again at every step, stronger than the released code
     whitespace_tokens: bool = False  # Token positions by counting words, as in the released code
 
     @property
@@ -107,7 +107,7 @@ class Layout(Rival):
             return latent_gradient(self.unet, capture, latents[rows], t, states[rows], losses)
 
         def adjust(i, t, latents):
-            if not self.carry_loss: last.fill_(torch.inf)
+            if self.reset_loss: last.fill_(torch.inf)
             for _ in range(self.max_iter if i < until else 0):
                 rows = (last > self.loss_threshold).nonzero().flatten().tolist()
                 if not rows: break
