@@ -9,7 +9,9 @@ from tokencompose.profiles import get_profile
 PROFILE = config.get('profile', 'quick')
 P = get_profile(PROFILE)
 DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
-METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')  # of each benchmark
+METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid',
+              compbench='compbench', geneval='geneval')  # of each benchmark
+TABLE1 = ['multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions', 'flickr30k']
 MULTIGEN = ['multigen_coco', 'multigen_ade20k']
 PROBES = ['grounding', 'daam', 'examples']  # measured on the model itself; no pictures are drawn from prompts
 
@@ -24,10 +26,11 @@ def can_draw(run, benchmark):
 # What each table or figure wants of its rows: (run, score), a score being a benchmark or a probe
 FIGURES = {
     'figure2': scores('figure2', [*MULTIGEN, 'grounding']),
-    'table1': {wanted for wanted in scores('table1', METRIC) if can_draw(*wanted)},
+    'table1': {wanted for wanted in scores('table1', TABLE1) if can_draw(*wanted)},
     'table2': scores('table2', [*P.ablation, 'grounding']),
     'table3': scores('table3', [*P.ablation, 'grounding']),
     'table4': scores('table4', ['daam']),
+    'table5': scores('table5', ['compbench', 'geneval']),
     'figure3': set(),
     'figure4': {(run, 'examples') for run in run_names(P.methods('figure4'), P.seeds[:1])},
     'figure5': {(run, 'multigen_coco') for run in run_names(P.methods('figure5'), P.seeds[:1])},
@@ -60,6 +63,12 @@ def papermill(log, given='', **params):
 def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
     return [path for part in ('unet/diffusion_pytorch_model.safetensors', 'model.safetensors') if os.path.isfile(path := f'{folder}/{part}')]
+
+def judges(benchmark):
+    "Models that look at the pictures of a benchmark."
+    if benchmark == 'compbench': return [P.vqa, P.clipscore, P.judge, P.chunker]
+    if benchmark == 'geneval': return [P.instances, P.segmenter, P.color_clip]
+    return [P.judge]
 
 def trained(w): return [f'{RUNS}/train/{w.run}/result.json'] if METHODS[parse_run(w.run)[0]].trained else []
 def asked(w):
@@ -145,7 +154,9 @@ rule sample:
     shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', benchmark='{wildcards.benchmark}')
 
 rule evaluate:
-    input: 'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json', weights(P.judge)
+    input:
+        'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json',
+        lambda w: [path for judge in judges(w.benchmark) for path in weights(judge)]
     output: touch(f'{RUNS}/results/' + '{benchmark}/done-{run}')
     params: asked=asked, metric=lambda w: METRIC[w.benchmark]
     threads: 1

@@ -14,6 +14,8 @@ from test_bad_input import HereEngine  # noqa: F401  (registers the engine "here
 from tokencompose.core import image_name, read_json, repo_root, write_json
 from tokencompose.data.world_files import write_world
 from tokencompose.methods import METHODS, parse_run, rows, run_names
+from tokencompose.metrics.compbench import CATEGORIES
+from tokencompose.metrics.geneval import TASKS
 from tokencompose.metrics.multigen import prompt_row
 from tokencompose.profiles import get_profile
 from tokencompose.reporting.records import adopt_records, compact_json, identity, keep_records
@@ -137,6 +139,22 @@ def pipeline(pictures):
     return result
 
 
+def binding(run, pictures):
+    "T2I-CompBench and GenEval: three prompts of each category and task, one of them with a held-out pair."
+    results = []
+    for metric, key, groups in (('compbench', 'category', CATEGORIES), ('geneval', 'tag', [task for task in TASKS if task != 'counting'])):
+        asked = [{'unique_id': f'{group}_{i}', key: group, 'text': f'{group} {i}', 'said': ['yes']} for group in groups for i in range(3)]
+        scores = {group: [(.3 + .1*i if row[key] == group else None) for i, row in enumerate(asked)] for group in groups}
+        means = {group: sum(own)/len(own) for group, every in scores.items() if (own := [v for v in every if v is not None])}
+        if metric == 'geneval': means['mean'] = sum(means.values())/len(means)
+        notes = dict(held_out=['color_0', 'shape_0'], chunker='toy', spatial_rules='corrected') if metric == 'compbench' else {}
+        units = dict(ids=[row['unique_id'] for row in asked], values=scores)
+        results.append(like(metric, run, 'visor', n=dict(prompts=len(asked), rounds=1, images=len(asked)), values=means, std={}, intervals={}, units=units, judge='a judge', notes=notes))
+        write_json(pictures/run/metric/'prompts.json', asked)
+        for row in asked: image(pictures/run/metric/image_name(row['unique_id'], 0))
+    return results
+
+
 def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.linear_gradient('L').resize((32, 32)).convert('RGB').save(path)
@@ -150,7 +168,7 @@ def whole(tmp_path_factory):
     asked = [prompt_row(i, ['cat', 'dog']) | dict(found=1) for i in range(5)]
     for run in run_names(METHODS, (0, 1, 2)):
         measured = [like(metric, run) for metric in ('multigen_coco', 'multigen_ade20k', 'visor', 'grounding', 'frechet_coco', 'daam')]
-        measured += [like('frechet_flickr30k', run, 'frechet_coco'), latency(run), examples(run, pictures)]
+        measured += [like('frechet_flickr30k', run, 'frechet_coco'), latency(run), examples(run, pictures), *binding(run, pictures)]
         if parse_run(run)[1] is not None: measured.append(like('training', run, 'visor', n=dict(updates=9), values=dict(seconds=9.), std={}, intervals={}) | dict(units=None))
         for result in measured: save_result({key: value for key, value in result.items() if value is not None or key == 'seed'}, folder/'runs')
         write_json(pictures/run/'multigen_coco'/'prompts.json', asked)
@@ -161,7 +179,8 @@ def whole(tmp_path_factory):
 
 
 MADE = {'table1': ['table1.md', 'table1_ade20k.md', 'table1.txt', 'table1_latency.png'], 'table2': ['table2.md', 'table2.txt', 'table2_pictures.png'],
-        'table4': ['table4.md', 'table4.txt'], 'figure2': ['figure2_steps.md', 'figure2_masks.md'], 'figure4': ['figure4.png'], 'figure5': ['figure5.png']}
+        'table4': ['table4.md', 'table4.txt'], 'table5': ['table5.md', 'table5.txt', 'table5_held_out.md', 'geneval.md', 'table5_compbench_color.png'],
+        'figure2': ['figure2_steps.md', 'figure2_masks.md'], 'figure4': ['figure4.png'], 'figure5': ['figure5.png']}
 
 
 @pytest.mark.parametrize('name', MADE)

@@ -117,6 +117,7 @@ TOY = {
     'paper_figures/figure5.ipynb': dict(profile='mini', runs='{runs}', columns=2),
     'paper_figures/figure4.ipynb': dict(profile='mini', runs='{runs}'),
     'paper_figures/table4.ipynb': dict(profile='mini', runs='{empty}'),
+    'paper_figures/table5.ipynb': dict(profile='mini', runs='{empty}'),
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
@@ -149,6 +150,7 @@ RESULTS = {
     'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'table2.txt', 'grounding.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
     'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4.txt', 'table4_difference.md', 'table4_distances.md'],
+    'paper_figures/table5.ipynb': ['table5.md', 'table5.csv', 'table5.txt', 'table5_difference.md', 'table5_held_out.md', 'geneval.md'],
 }
 # A kernel of their own, as a user starts them; the others run in this process, which has imported everything already.
 OWN_KERNEL = {'nbs/train.ipynb', 'data_prep/03_segment.ipynb'}

@@ -108,12 +108,12 @@ class ProfileBinding(Settings):
     color_clip: str = 'openai/clip-vit-large-patch14'  # Names the colour of what a mask cuts out
     color_clip_revision: str = '32bd64288804d66eefd0ccbe215aa642df71cc41'
 
-# %% ../nbs/0_base/04_profiles.ipynb #81ec008f
+# %% ../nbs/0_base/04_profiles.ipynb #e1f45057
 @dataclass(frozen=True, kw_only=True)
 class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
     "Models, data and sizes of a run."
     name: str
-    figures: tuple = ('figure2', 'table1', 'table2', 'table4', 'figure3', 'figure4', 'figure5')  # Of `make reproduce`
+    figures: tuple = ('figure2', 'table1', 'table2', 'table4', 'table5', 'figure3', 'figure4', 'figure5')
     ablation: tuple = ('multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions')  # Benchmarks of Table 2
     layer_rows: bool = True  # Whether Table 2's rows (v) are trained
 

@@ -22,7 +22,7 @@ from .vqa import ask_blip, compare, load_judge_clip, load_vqa
 from .segments import ColorNamer, colored_things, find_instances, load_instances
 from .jobs import PictureScorer
 
-# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #c0b95f04
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #8edc0338
 class CompbenchScorer(PictureScorer):
     "Whether each thing has its own attributes, and stands or acts as asked."
     def score(self) -> dict:
@@ -38,6 +38,8 @@ class CompbenchScorer(PictureScorer):
             labels.append(label)
         self.images = image_scores(self.prompts, scores, self.rounds)
         notes = dict(chunker=self.chunker.label, spatial_rules=job.settings.spatial_rules)
+        unseen = [row['unique_id'] for row in self.prompts if row.get('held_out')]
+        if unseen: notes['held_out'] = unseen
         measured = compbench_result(self.prompts, self.images, seed=job.seed)
         return dict(measured, judge='; '.join(labels), notes=notes)
 

@@ -9,7 +9,7 @@ __all__ = ['NOT_RUN', 'NOT_REPORTED', 'NOT_MEASURED', 'NUMBERED', 'MG_COLUMNS', 
            'table1_halves', 'table1_frame', 'table4_frame', 'Difference', 'paired_difference', 'format_difference',
            'difference_frame', 'seeds_frame', 'costs_frame', 'Claim', 'claims_frame', 'text_blocks', 'finding',
            'terminal_text', 'points_frame', 'method_colors', 'method_points', 'run_dots', 'grounding_frame',
-           'pictures_grid', 'table5_frame', 'geneval_frame']
+           'pictures_grid', 'table5_frame', 'geneval_frame', 'part_of', 'held_out_frame']
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #1349fe40
 import math, re, textwrap
@@ -564,3 +564,36 @@ def geneval_frame(
     frame = pd.DataFrame(cells, index=pd.Index([label_of(m) for m in rows], name='method'))
     frame.attrs.update(profile=profile, judges=sorted({r['judge'] for r in ours.values() if r['judge']}))
     return frame
+
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #72d02167
+def part_of(
+    result: dict,  # With units
+    keep: set,  # Ids of units
+) -> dict:  # The same figures over these units; without those that none of them has
+    "A result of some of its prompts alone."
+    units = result['units']
+    kept = [i for i, name in enumerate(units['ids']) if name in keep]
+    scores = {name: [every[i] for i in kept] for name, every in units['values'].items()}
+    scores = {name: own for name, own in scores.items() if any(v is not None for v in own)}
+    parted = dict(result, std={}, intervals={}, units=dict(ids=[units['ids'][i] for i in kept], values=scores))
+    arrays = {name: unit_arrays(parted, name) for name in scores}
+    return dict(parted, values={name: float((v*w).sum()/w.sum()) for name, (v, w) in arrays.items()})
+
+def held_out_frame(
+    results: list,  # From `load_results`; all of one profile
+    rows: list = None,  # Method keys; those of Table 5 when None
+) -> pd.DataFrame:  # Texts; rows (method, prompts), a column a category that has held-out prompts
+    "T2I-CompBench over prompts with a pair that no training picture shows, and over the others."
+    rows, cells = rows or rows_of('table5'), {}
+    own = [r for r in results if r['metric'] == 'compbench' and r['method'] in rows and r['notes'].get('held_out')]
+    for word in ('seen', 'held out'):
+        parts = [part_of(r, _asking(r, word)) for r in own]
+        for p in pooled(parts).to_dict('records') if parts else []:
+            cells.setdefault((label_of(p['method']), word), {})[p['name']] = _own_cell(p, 'compbench')
+    index = [(label_of(m), word) for m in rows for word in ('seen', 'held out') if (label_of(m), word) in cells]
+    frame = pd.DataFrame([cells[row] for row in index], pd.MultiIndex.from_tuples(index, names=['method', 'prompts']))
+    return frame.dropna(axis=1)
+
+def _asking(result, word) -> set:
+    unseen = set(result['notes']['held_out'])
+    return unseen if word == 'held out' else set(result['units']['ids']) - unseen
