@@ -139,6 +139,6 @@ def test_daam_of_a_folder_like_coco_gen(place, tmp_path):
     (EVALUATE, dict(metric='grounding', data='nowhere'), 'There is no metadata.jsonl in'),
     (EVALUATE, dict(metric='daam', data='nowhere'), 'There is no metadata.jsonl in'),
     (EVALUATE, dict(metric='daam', benchmark='visor'), 'daam scores a model, no pictures, not visor'),
-    (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, visor, fid, grounding, daam")])
+    (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, visor, fid, compbench, geneval, grounding, daam, examples")])
 def test_bad_parameters(notebook, params, sentence, place, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence): run(notebook, tmp_path, **dict(model=str(place/'pipeline')) | params)

@@ -49,12 +49,23 @@ def prepare(folder):
     build_automatic(folder/'tokencompose', folder/'masks', coco.folder)
 
 
+def in_double(pipe):
+    "U-Net and text encoder in double precision; the encoder makes its causal mask in torch's default precision."
+    encode = pipe.encode_prompt
+    def encode_prompt(*args, **kwargs):
+        torch.set_default_dtype(torch.float64)
+        try: return encode(*args, **kwargs)
+        finally: torch.set_default_dtype(torch.float32)
+    for part in (pipe.unet, pipe.text_encoder): part.double()
+    pipe.encode_prompt = encode_prompt
+
+
 def pictures(pipe, trained):
     "Eight of them: two by the base model, two by the trained one, one by each rival; all of the first two prompts and the same noise."
     rows = draw_prompts(MINI.coco_classes, 2, seed=0)
     recipe = dict(inference_steps=10, guidance_scale=MINI.guidance_scale)
     drawn = {name: sample(model, rows, **recipe)[:, 0] for name, model in dict(frozen=pipe, tokencompose=trained).items()}
-    for part in (pipe.unet, pipe.text_encoder): part.double()  # Attend-and-Excite makes much of a rounding
+    in_double(pipe)  # Attend-and-Excite makes much of a rounding
     for name in (name for name, method in METHODS.items() if method.kind == 'rival'):
         drawn[name] = sample(pipe, rows[:1], call=new_rival(name, pipe, all_inputs(rows[:1], pipe.tokenizer)), **recipe)[:, 0]
     return drawn
