@@ -130,7 +130,7 @@ def test_a_sampler_keeps_the_models_settings_and_fills_in_stable_diffusions():
 
 
 def test_an_unknown_sampler():
-    with pytest.raises(ValueError, match='ddim or pndm'): new_sampler(new_scheduler().config, 'euler')
+    with pytest.raises(ValueError, match='ddim or pndm or dpm'): new_sampler(new_scheduler().config, 'euler')
 
 
 # ---- fingerprints

@@ -7,11 +7,12 @@ __all__ = ['PUBLISHED', 'model_folder', 'load_pipeline', 'load_tokenizer', 'mode
            'new_text_encoder', 'new_unet', 'new_scheduler', 'slow_tokenizer', 'new_pipeline', 'tiny_pipeline',
            'loud_pipeline', 'tiny_unet', 'new_sampler', 'model_fingerprint']
 
-# %% ../nbs/0_base/07_models.ipynb #0c755ce4
+# %% ../nbs/0_base/07_models.ipynb #72ca4270
 import hashlib, json, tempfile
 from pathlib import Path
 import tokenizers, torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from .core import default_device, resolve
@@ -231,15 +232,15 @@ def tiny_unet(
         torch.manual_seed(0)
         return UNet2DConditionModel(**{**sizes, **_BLOCKS, **changes})
 
-# %% ../nbs/0_base/07_models.ipynb #63ff40ea
+# %% ../nbs/0_base/07_models.ipynb #1b4f2ff4
 _STABLE_DIFFUSION = dict(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
 
 def new_sampler(
     config: dict,  # `pipe.scheduler.config`
-    name: str = 'ddim',  # ddim or pndm
+    name: str = 'ddim',  # ddim, pndm or dpm (DPM-Solver++, second order)
 ):
     "A fresh scheduler for a model."
-    kinds = dict(ddim=DDIMScheduler, pndm=PNDMScheduler)
+    kinds = dict(ddim=DDIMScheduler, pndm=PNDMScheduler, dpm=DPMSolverMultistepScheduler)
     if name not in kinds: raise ValueError(f'scheduler: expected {" or ".join(kinds)}, got {name!r}.')
     known = {key: value for key, value in config.items() if not key.startswith('_')}
     unsaved = set(config.get('_use_default_values', ()))

@@ -62,7 +62,7 @@ class ProfileTraining(Settings):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
 
-# %% ../nbs/0_base/04_profiles.ipynb #f4718e4a
+# %% ../nbs/0_base/04_profiles.ipynb #358eee3e
 @dataclass(frozen=True, kw_only=True)
 class ProfileScoring(Settings):
     "Sampling and scoring of a profile."
@@ -71,7 +71,7 @@ class ProfileScoring(Settings):
     prompts: int  # MultiGen prompts a class list
     rounds: int  # Images a prompt
     sample_batch: int  # Images drawn side by side
-    scheduler: str = 'ddim'  # Sampler: ddim or pndm
+    scheduler: str = 'ddim'  # Sampler: ddim, pndm or dpm
     # the other benchmarks
     visor_prompts: int = 25280  # VISOR prompts, all of 80 classes; fewer cover pairs and relations evenly
     visor_rounds: int = 4  # Images a prompt

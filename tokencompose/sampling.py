@@ -19,7 +19,7 @@ from .core import write_json
 from .models import model_fingerprint, new_sampler
 from .attention import unwrap
 
-# %% ../nbs/3_sampling/00_sampling.ipynb #87691f09
+# %% ../nbs/3_sampling/00_sampling.ipynb #62e258c6
 _PRECISIONS = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Recipe(Settings):
     shared_noise: bool = False  # The noise of a round is that of torch's seed + round, for all prompts the same
     inference_steps: int = 50  # Denoising steps
     guidance_scale: float = 7.5  # Classifier-free guidance; no second forward at 1 or below
-    scheduler: str = 'ddim'  # ddim or pndm
+    scheduler: str = 'ddim'  # ddim, pndm or dpm
     resolution: int = 0  # Side of the picture in pixels; the model's own when 0
     precision: str = 'no'  # Autocast of the U-Net: no, bf16 or fp16
 

@@ -123,7 +123,7 @@ def latent_gradient(
     capture.clear()
     return values.detach(), gradient
 
-# %% ../../nbs/5_rivals/01_rivals.call.ipynb #c36e146c
+# %% ../../nbs/5_rivals/01_rivals.call.ipynb #03247c61
 def coarse_up_group(unet) -> str:  # Such as "up_16"
     "The first group of cross-attention layers on the way up: 16 x 16 for Stable Diffusion at 512 pixels."
     return next(name for name in cross_attention_groups(unet) if name.startswith('up_'))
@@ -143,4 +143,4 @@ def check_variance_preserving(
     "Refuse schedulers whose latents grow with the noise (LMS, Euler): a step right in one scale is wrong in the other."
     if abs(float(scheduler.init_noise_sigma) - 1) > 1e-3 or not hasattr(scheduler, 'alphas_cumprod'):
         raise ValueError(f'{method} steers latents of the scale of DDIM and PNDM, not of {type(scheduler).__name__}: '
-                         'use the scheduler ddim or pndm.')
+                         'use the scheduler ddim, pndm or dpm.')
