@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'PUBLISHED_RELATIONS', 'GENEVAL_TASKS', 'pairs_of', 'attributed_things', 'attribute_prompts',
-           'geneval_prompts']
+           'geneval_prompts', 'write_prompts']
 
-# %% ../../nbs/2_data/15_data.attribute_prompts.ipynb #5b1770f8
-from ..core import keyed_rng
+# %% ../../nbs/2_data/15_data.attribute_prompts.ipynb #521f27a6
+from pathlib import Path
+from ..core import keyed_rng, write_json
 from .world import ATTRIBUTES, BACKGROUND_WORDS, CLASSES, held_out_attributes, own_colors
 from .world import RELATIONS, shown_attributes, Scene, Thing
 
@@ -132,3 +133,15 @@ def geneval_prompts(
     def row(i, text, things, clauses):
         return _row(f'{task}_{i:03}', text, things, tag=task, include=clauses, exclude=[])
     return [row(i, *drawn) for i, drawn in _distinct(draw, count)]
+
+# %% ../../nbs/2_data/15_data.attribute_prompts.ipynb #82f2741e
+def write_prompts(
+    folder,  # Receives compbench/prompts.json and geneval/prompts.json
+    count: int = 100,  # Of each category and task; there are only so many single things
+    seed: int = 0,
+) -> dict:  # Number of prompts of each benchmark
+    "The prompts of both benchmarks, in the form in which they also lie beside drawn pictures."
+    rows = dict(compbench=[row for name in CATEGORIES for row in attribute_prompts(name, count, seed)],
+                geneval=[row for name in GENEVAL_TASKS for row in geneval_prompts(name, count, seed)])
+    for name, own in rows.items(): write_json(Path(folder)/name/'prompts.json', own)
+    return {name: len(own) for name, own in rows.items()}

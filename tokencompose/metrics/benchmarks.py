@@ -99,7 +99,7 @@ def _check_references(rows, folder):
                             f'{lost[0]}: put the whole validation set there (data_prep/00_fetch.ipynb brings those of '
                             'COCO with coco_captions and says where those of Flickr30K go), or ask for fewer prompts.')
 
-# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #e3315cb8
+# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #b6f873da
 GROUPS = dict(compbench='category', geneval='tag')  # Key of the rows by which prompts are counted
 
 def first_prompts(benchmark: str, rows: list, count: int) -> list:
@@ -129,6 +129,8 @@ def _drawn_prompts(benchmark, settings, data, objects) -> list:
     if benchmark == 'visor': return visor_subset(visor_prompts(list(settings.coco_classes)), settings.prompts)
     if benchmark == 'coco_captions': return coco_captions(data/'annotations'/'captions_val2017.json', settings.prompts)
     if benchmark == 'flickr30k': return flickr_captions(data/'flickr30k', settings.prompts)
+    if benchmark in GROUPS and (listed := data/benchmark/'prompts.json').is_file():  # of a drawn world
+        return read_benchmark(benchmark, listed)
     if benchmark == 'compbench': return read_compbench(data/'compbench')
     if benchmark == 'geneval': return read_geneval(data/'geneval'/'evaluation_metadata.jsonl')
     classes = dict(multigen_coco=settings.coco_classes, multigen_ade20k=settings.ade_classes)[benchmark]

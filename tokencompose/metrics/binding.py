@@ -22,7 +22,10 @@ from .vqa import ask_blip, compare, load_judge_clip, load_vqa
 from .segments import ColorNamer, colored_things, find_instances, load_instances
 from .jobs import PictureScorer
 
-# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #8edc0338
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #2624b094
+def _item(record) -> tuple: return record['prompt_id'], record['round']
+
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #cbebc231
 class CompbenchScorer(PictureScorer):
     "Whether each thing has its own attributes, and stands or acts as asked."
     def score(self) -> dict:
@@ -62,8 +65,6 @@ class CompbenchScorer(PictureScorer):
         self.cosines = compare(clip, self.job.drawings, called, texts, self.rounds, self.job.beside('cosines'),
                                self.job.batch)
         return {_item(r): r['cosine'] for r in self.cosines}, f'actions by {clip.label}'
-
-def _item(record) -> tuple: return record['prompt_id'], record['round']
 
 # %% ../../nbs/4_metrics/15_metrics.binding.ipynb #d95f4cb0
 @patch
@@ -155,7 +156,7 @@ def details(self: CompbenchScorer) -> list:
             for name, chosen in parts.items() if any(chosen)]
     return [pd.DataFrame(rows, columns=['part', 'score', 'prompts']).set_index('part').round(3)]
 
-# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #2c0e78fb
+# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #341412c9
 class GenevalScorer(PictureScorer):
     "Whether each picture shows what its prompt's clauses demand."
     def score(self) -> dict:
@@ -189,13 +190,10 @@ class GenevalScorer(PictureScorer):
                 for row, r in wrong[:10]]
         return [pd.DataFrame(rows, columns=['prompt', 'picture', 'lacks'])]
 
-# %% ../../nbs/4_metrics/15_metrics.binding.ipynb #20faa8ab
-@patch
-def look(self: GenevalScorer):
-    for row in self.shown(): print(f'{row["unique_id"]}: {row["text"]}:', *self.said(row))
-    return image_grid([self.first()], col_titles=[f'{row["unique_id"]} {row["tag"]}' for row in self.shown()])
+    def look(self):
+        for row in self.shown(): print(f'{row["unique_id"]}: {row["text"]}:', *self.said(row))
+        return image_grid([self.first()], col_titles=[f'{row["unique_id"]} {row["tag"]}' for row in self.shown()])
 
-@patch
-def keep(self: GenevalScorer, folder: Path, count: int = 3):
-    "The first pictures of each task, with the verdicts."
-    self.keep_shown(folder, count, dict(said=self.said))
+    def keep(self, folder: Path, count: int = 3):
+        "The first pictures of each task, with the verdicts."
+        self.keep_shown(folder, count, dict(said=self.said))
