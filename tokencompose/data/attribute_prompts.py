@@ -137,7 +137,7 @@ def geneval_prompts(
 # %% ../../nbs/2_data/15_data.attribute_prompts.ipynb #82f2741e
 def write_prompts(
     folder,  # Receives compbench/prompts.json and geneval/prompts.json
-    count: int = 100,  # Of each category and task; there are only so many single things
+    count: int = 50,  # Of each category and task: there are only so many held-out pairs, and fewer single things
     seed: int = 0,
 ) -> dict:  # Number of prompts of each benchmark
     "The prompts of both benchmarks, in the form in which they also lie beside drawn pictures."
