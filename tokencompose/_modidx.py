@@ -2717,4 +2717,9 @@ d = { 'settings': { 'branch': 'main',
                                        'tokencompose.training.update': ('1_method/training.html#update', 'tokencompose/training.py'),
                                        'tokencompose.training.validation_losses': ( '1_method/training.html#validation_losses',
                                                                                     'tokencompose/training.py'),
-                                       'tokencompose.training.watching': ('1_method/training.html#watching', 'tokencompose/training.py')}}}
+                                       'tokencompose.training.watching': ('1_method/training.html#watching', 'tokencompose/training.py')},
+            'tokencompose.trials': { 'tokencompose.trials.found_things': ('8_studies/trials.html#found_things', 'tokencompose/trials.py'),
+                                     'tokencompose.trials.prompt_scores': ('8_studies/trials.html#prompt_scores', 'tokencompose/trials.py'),
+                                     'tokencompose.trials.scores_frame': ('8_studies/trials.html#scores_frame', 'tokencompose/trials.py'),
+                                     'tokencompose.trials.validation_prompts': ( '8_studies/trials.html#validation_prompts',
+                                                                                 'tokencompose/trials.py')}}}
