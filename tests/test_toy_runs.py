@@ -107,7 +107,7 @@ TOY = {
     'nbs/6_pretraining/pretrain_clip.ipynb': dict(steps=2, batch_size=4, scenes=16, test_scenes=32, zoo='{empty}/clip'),
     'nbs/6_pretraining/pretrain_tagger.ipynb': dict(steps=2, batch_size=4, scenes=8, pool=200, test_scenes=8, real='nowhere', zoo='{empty}/tagger'),
     'nbs/6_pretraining/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
-    'nbs/6_pretraining/pretrain_blip.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/blip'),
+    'nbs/6_pretraining/pretrain_blip.ipynb': dict(looks=2, steps=2, batch_size=2, questions=3, scenes=8, test_scenes=8, zoo='{empty}/blip'),
     'nbs/6_pretraining/pretrain_sam.ipynb': dict(steps=2, batch_size=2, test_scenes=8, zoo='{empty}/sam'),
     'paper_figures/figure2.ipynb': dict(profile='mini', data='{prepared}', pictures=2, runs='{empty}', real='nowhere.jsonl'),
     'paper_figures/table1.ipynb': dict(profile='mini', runs='{empty}'),
