@@ -129,7 +129,7 @@ def by_hand(scores):
     k, n = scores.shape
     S, U, E = np.array(least_squares(scores))/(k*n)
     own = max(S - E, 0)
-    free = (U + own)**2/(U**2/(n - 1) + S**2/(k - 1) + E**2/((k - 1)*(n - 1)))
+    free = max((U + own)**2/(U**2/(n - 1) + S**2/(k - 1) + E**2/((k - 1)*(n - 1))), min(k - 1, n - 1))
     def t(f): return student.ppf(.975, f)
     return max(t(free)*(U + own)**.5, (t(n - 1)**2*U + t(k - 1)**2*own)**.5)
 
@@ -257,7 +257,8 @@ def test_methods_that_agree_everywhere():
     assert seeds_difference(never, never, bounds=(0, 100)).high == pytest.approx(seeds_interval(never, bounds=(0, 100)).high)
     assert seeds_difference(never, never)[:3] == (0, 0, 0)
     assert_allclose(seeds_difference(never + 1, never, bounds=(0, 100))[:3], (1, 1, 1))
-    assert seeds_difference([[0, 100.], [100., 0]], [[0, 0.]], bounds=(0, 100))[1:3] == (-100, 100)
+    assert seeds_difference([[0, 100.], [0, 100.]], [[0, 0.]], bounds=(0, 100))[1:3] == (-100, 100)
+    assert seeds_interval([[0, 100.], [100., 0]])[:3] == (50, 50, 50)  # views that see no spread at all
 
 
 def test_sides_that_do_not_fit():
@@ -296,9 +297,9 @@ def test_more_seeds_see_less():
     parts = Variances(9., 225., 900.)
     seen = [detectable(parts, k, 200) for k in (3, 5, 10, 30)]
     assert seen == sorted(seen, reverse=True) and detectable(parts, 5, 800) < seen[1]
-    needed = seeds_needed(4, parts, 200)
-    assert power(4, parts, needed, 200) >= .9 > power(4, parts, needed - 1, 200)
-    assert seeds_needed(1, parts, 200, most=20) is None      # the prompts alone are too few
+    needed = seeds_needed(6, parts, 200)
+    assert power(6, parts, needed, 200) >= .9 > power(6, parts, needed - 1, 200)
+    assert seeds_needed(1, parts, 200, most=6) is None      # the prompts alone are too few
 
 
 def test_no_drawing_library_is_imported():

@@ -79,7 +79,7 @@ def test_the_lines_and_their_cells():
     assert frame.columns.tolist() == [('COCO', 'MG2 ↑'), ('COCO', 'MG3 ↑')]
     assert paper(frame).iloc[:, 0].tolist() == ['90.72 ± 1.33', 'not reported', 'not reported', 'not reported', '98.08 ± 0.40']
     assert paper(frame).iloc[:, 1].tolist() == ['50.74 ± 0.89', '63.21', '61.95', '71.61', '76.16']
-    assert ours(frame).iloc[:, 0].tolist() == ['25.0 [0.0, 50.0]', 'not run', 'not run', '62.5 [0.0, 100.0]', 'not run']
+    assert ours(frame).iloc[:, 0].tolist() == ['25.0 [0.1, 99.0]', 'not run', 'not run', '62.5 [0.4, 99.9]', 'not run']
     assert frame.attrs['judges'] == ['toy judge'] and frame.attrs['paper'] == 'paper (SD 1.4, 512 px)'
 
 
@@ -226,7 +226,7 @@ def test_a_verdict_says_direction_and_whether_it_is_settled():
     assert verdicts(alone, MG3) == ['as in the paper, settled for one seed']  # another seed may say otherwise
     better = toy_result('token', ((3, 3), (3, 3)))
     assert verdicts([toy_result('denoise', ((2, 2), (2, 1))), better], MG3) == ['as in the paper, settled']
-    assert verdicts([toy_result('denoise', ((3, 3), (3, 2))), toy_result('token', ((2, 2), (2, 1)))], MG3) == ['not as in the paper, settled']
+    assert verdicts([toy_result('denoise', ((3, 3), (3, 3))), toy_result('token', ((2, 2), (2, 1)))], MG3) == ['not as in the paper, settled']
     assert verdicts([control, better], MG2) == ['higher, settled']  # Table 2 has no MG2
     assert verdicts([], MG3) == ['not run']
     bare = {k: v for k, v in control.items() if k != 'units'}
