@@ -130,7 +130,7 @@ def spreads(
     rest = (rest**2).sum((-2, -1))/((seeds - 1)*(units - 1)*seeds*units)
     return Spreads(by_unit, of_seed.var(-1, ddof=1)/seeds, rest)
 
-# %% ../nbs/0_base/05_stats.ipynb #0f18732f
+# %% ../nbs/0_base/05_stats.ipynb #9f257310
 def _half_width(units, n: int, sides: list, level: float):  # sides: (S, E, runs) of each trained method
     "Half the interval from the spread of `n` units' means and those of training runs."
     from scipy.special import stdtrit
@@ -141,6 +141,7 @@ def _half_width(units, n: int, sides: list, level: float):  # sides: (S, E, runs
     doubt = units**2/(n - 1)
     for seeds, rest, runs in sides: doubt = doubt + seeds**2/(runs - 1) + rest**2/((runs - 1)*(n - 1))
     free = np.divide(total**2, doubt, out=np.full(np.shape(total), n - 1.), where=np.asarray(doubt) > 0)
+    free = np.maximum(free, min([n - 1, *(runs - 1 for _, _, runs in sides)]))  # a sum knows no less than its parts
     apart = t(n - 1)**2*units + sum(t(runs - 1)**2*part for part, runs in own)
     return np.maximum(t(free)*np.sqrt(total), np.sqrt(apart))
 

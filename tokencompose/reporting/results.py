@@ -189,7 +189,7 @@ _POOLED = ['profile', 'metric', 'method', 'name', 'value', 'low', 'high', 'std',
 
 def pooled(
     results: list,  # Checked results
-) -> pd.DataFrame:  # Columns profile, metric, method, name, value, low, high, std, seeds, seed_low, seed_high, cost, and what the interval is over
+) -> pd.DataFrame:  # Value, interval and what it is over, spread, seeds and cost by profile, metric, method and name
     "One row for each figure of each method, training seeds taken together."
     groups = {}
     for r in results: groups.setdefault((r['profile'], r['metric'], r['method']), []).append(check_result(r))
