@@ -147,7 +147,7 @@ def _half_width(units, n: int, sides: list, level: float):  # sides: (S, E, runs
 
 # %% ../nbs/0_base/05_stats.ipynb #56ebbdcb
 def _on_scale(mean, half, bounds):
-    "Wilson's interval on a scale with ends: (mean - p)² = half² p (1 - p)/(mean (1 - mean)), p as a share of the scale."
+    "Wilson's interval on a scale with ends: (mean - p)² = half² p (1 - p)/(mean (1 - mean)), of shares of the scale."
     bottom, top = bounds
     share, half = (mean - bottom)/(top - bottom), half/(top - bottom)
     room = share*(1 - share)
@@ -213,7 +213,8 @@ def unit_scores(
     weights = np.broadcast_to(np.asarray(weights, dtype=float), values.shape)
     total = weights.sum(-1, keepdims=True)
     if (weights < 0).any() or (total <= 0).any():
-        raise ValueError('Weights count how much a unit holds: none is negative, and some unit of every run holds something.')
+        raise ValueError('Weights count how much a unit holds: none is negative, and some unit of every run '
+                         'holds something.')
     mean = (weights*values).sum(-1, keepdims=True)/total
     return mean + weights/total*values.shape[-1]*(values - mean)
 
@@ -267,7 +268,7 @@ def variances(
     "Estimates of two crossed random effects; one that comes out negative is 0."
     scores = _checked(scores)
     runs, n = scores.shape
-    if runs < 2 or n < 2: raise ValueError(f'{runs} runs of {n} units: how far seeds differ takes two of each at least.')
+    if runs < 2 or n < 2: raise ValueError(f'{runs} runs of {n} units: how far seeds differ takes two of each.')
     units, seeds, rest = spreads(scores)
     return Variances(runs*max(seeds - rest, 0.), n*max(units - rest, 0.), runs*n*rest)
 
