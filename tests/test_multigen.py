@@ -165,7 +165,7 @@ def test_what_cannot_be_drawn(classes, count, rest, message):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(num_objects=3), 'row 1: num_objects is 3'), (dict(obj_2_attributes='dog'), 'list of one class name'),
+    (dict(num_objects=3), 'row 2: num_objects is 3'), (dict(obj_2_attributes='dog'), 'list of one class name'),
     (dict(text='a photo of a cat.'), 'does not name dog'), (dict(obj_2_attributes=['cat']), 'twice'),
     (dict(unique_id='1'), 'unique_id should be a number'), ({}, 'unique_id 0 used by several')])
 def test_a_prompt_file_edited_by_hand(change, message, tmp_path):
