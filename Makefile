@@ -3,6 +3,8 @@ PYTHON  ?= python3
 PROFILE ?= quick
 # tables and figures to make (FIGURES="table1 figure5"), the profile's own when empty; quick stays short by leaving out Table 1 and its rivals
 FIGURES ?=
+# the training seed of make row
+SEED    ?= 0
 CORES   ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -15,13 +17,16 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup reproduce publish test nbtest lab clean-notebooks
+.PHONY: help setup reproduce row records publish results test lab clean-notebooks
 
 help:
-	@echo 'make reproduce            the miniature paper at profile quick (PROFILE=mini: the long run)'
-	@echo 'make publish PROFILE=mini  its executed notebooks and records into paper_figures/'
-	@echo 'make test                 notebook tests and pytest'
-	@echo 'make lab                  JupyterLab in the environment'
+	@echo 'make reproduce                          the miniature paper at profile quick (PROFILE=mini: the long run)'
+	@echo 'make row TABLE=2 ROW=token PROFILE=mini one row of a table with one training seed (SEED=0), and its record'
+	@echo 'make records PROFILE=mini               what a run has finished into paper_figures/records/'
+	@echo 'make publish PROFILE=mini               its executed notebooks too'
+	@echo 'make results                            RESULTS.md and the table of README.md from the committed records'
+	@echo 'make test                               notebook tests and pytest'
+	@echo 'make lab                                JupyterLab in the environment'
 
 setup: $(VENV)/.complete
 
@@ -33,15 +38,32 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -e .
 	@touch $@
 
-reproduce: setup
-	$(BIN)/snakemake --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete --rerun-triggers mtime params input --quiet rules --config profile=$(PROFILE) figures="$(FIGURES)"
-	@for table in summary table1 table3 table4; do [ ! -f runs/$(PROFILE)/paper_figures/$$table.md ] || cat runs/$(PROFILE)/paper_figures/$$table.md; done
-	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/* runs/$(PROFILE)/train/*/pipeline runs/$(PROFILE)/images/*
+GRAPH = $(BIN)/snakemake --quiet rules --rerun-triggers mtime params input --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete
+RECORDS = $(BIN)/python -m tokencompose.reporting.records
+# committed records that are what this profile would make today count as done; the data set's annotations say whether they are
+ADOPT = if [ -d paper_figures/records/$(PROFILE) ]; then $(GRAPH) scenes --config profile=$(PROFILE) && $(RECORDS) adopt --profile $(PROFILE); fi
 
-publish: setup  # executed notebooks of a run, cleaned, and the records they were made from, to be committed
+reproduce: setup
+	@$(ADOPT)
+	$(GRAPH) --config profile=$(PROFILE) figures="$(FIGURES)"
+	@cat $$(ls runs/$(PROFILE)/paper_figures/table*.txt 2>/dev/null) /dev/null
+	@echo 'Made:' && ls -d runs/$(PROFILE)/paper_figures/*
+
+row: setup
+	@[ -n "$(TABLE)$(FIGURE)" ] && [ -n "$(ROW)" ] || { echo 'Say which: make row TABLE=2 ROW=token SEED=0 PROFILE=mini (or FIGURE=4).'; exit 2; }
+	@$(ADOPT)
+	$(GRAPH) row --config profile=$(PROFILE) figures="$(if $(TABLE),table$(TABLE),figure$(FIGURE))" row=$(ROW) seed=$(SEED)
+	$(RECORDS) keep --profile $(PROFILE) --run $$($(BIN)/python -c "from tokencompose.methods import run_name; print(run_name('$(ROW)', $(SEED)))")
+
+records: setup  # the results a run has finished so far, small, to be committed
+	$(RECORDS) keep --profile $(PROFILE)
+
+publish: records  # and its executed tables and figures, cleaned
 	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting.publish import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
 	$(BIN)/nbdev_clean --fname paper_figures/executed
-	$(BIN)/python -c "from tokencompose.reporting.publish import keep_records; keep_records('runs/$(PROFILE)', 'paper_figures/records/$(PROFILE)')"
+
+results: setup  # RESULTS.md and the table of README.md, from the committed records
+	$(BIN)/python -m tokencompose.reporting.pages
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

@@ -11,35 +11,42 @@ P = get_profile(PROFILE)
 DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
 METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid')  # of each benchmark
 MULTIGEN = ['multigen_coco', 'multigen_ade20k']
-PROBES = ['grounding', 'daam']  # measured on the model itself; no pictures are drawn from prompts
+PROBES = ['grounding', 'daam', 'examples']  # measured on the model itself; no pictures are drawn from prompts
 
 def runs(shown, *kinds):
     "The runs of a table's or figure's rows: a method for every training seed."
     return run_names(P.methods(shown, *kinds), P.seeds)
-def scores(shown, metrics): return {(run, 'results', metric) for run in runs(shown) for metric in metrics}
+def scores(shown, metrics): return {(run, metric) for run in runs(shown) for metric in metrics}
 def can_draw(run, benchmark):
     "COCO's captions do not say which words are things, and some rivals must know; the paper has no number for them either."
     return not (benchmark == 'coco_captions' and METHODS[parse_run(run)[0]].needs_things)
 
-# What each table or figure wants of its rows: scores (a benchmark or a probe), pictures or the model
+# What each table or figure wants of its rows: (run, score), a score being a benchmark or a probe
 FIGURES = {
     'figure2': scores('figure2', [*MULTIGEN, 'grounding']),
-    'table1': {wanted for wanted in scores('table1', METRIC) if can_draw(wanted[0], wanted[2])},
+    'table1': {wanted for wanted in scores('table1', METRIC) if can_draw(*wanted)},
     'table2': scores('table2', [*P.ablation, 'grounding']),
     'table3': scores('table3', [*P.ablation, 'grounding']),
     'table4': scores('table4', ['daam']),
     'figure3': set(),
-    'figure4': {(run, 'train', None) for run in runs('figure4', 'trained')},
-    'figure5': {(run, 'images', 'multigen_coco') for run in runs('figure5')},
+    'figure4': {(run, 'examples') for run in run_names(P.methods('figure4'), P.seeds[:1])},
+    'figure5': {(run, 'multigen_coco') for run in run_names(P.methods('figure5'), P.seeds[:1])},
 }
-def made(run, kind, what):
-    "The file that is written last."
-    if kind == 'train': return f'{RUNS}/train/{run}/result.json'
-    return f'{RUNS}/images/{run}/{what}/provenance.json' if kind == 'images' else f'{RUNS}/results/{what}/done-{run}'
+def made(run, metric):
+    "The file that is written last; where a committed record was taken, the one that says so, which no rule makes."
+    taken = f'{RUNS}/results/{metric}/taken-{run}'
+    return taken if os.path.isfile(taken) else f'{RUNS}/results/{metric}/done-{run}'
 ASKED = str(config.get('figures') or ' '.join(P.figures)).replace(',', ' ').split()
-if 'table4' in ASKED: FIGURES['figure4'] |= FIGURES['table4']  # the figure uses the table's inversions
+DAAM_ASKED = FIGURES['table4'] if 'table4' in ASKED else set()
 unknown = [name for name in ASKED if name not in FIGURES]
 if unknown: raise ValueError(f'FIGURES: {", ".join(unknown)} is not one of {", ".join(FIGURES)}.')
+
+# One row of a table or figure, for `make row`
+ROW = run_name(config['row'], int(config.get('seed', P.seeds[0]))) if 'row' in config else None
+ROW_SCORES = [wanted for name in ASKED for wanted in FIGURES[name] if wanted[0] == ROW]
+if ROW and not ROW_SCORES:
+    known = sorted({run for name in ASKED for run, _ in FIGURES[name]})
+    raise ValueError(f'ROW: {", ".join(ASKED)} of profile {PROFILE} has no run {ROW}; it has {", ".join(known)}.')
 
 PYTHON = shlex.quote(sys.executable)  # the environment that runs this graph, whether or not it is on the PATH
 NOTEBOOKS = f'{RUNS}/notebooks'
@@ -68,6 +75,9 @@ wildcard_constraints:
 
 rule all:
     input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ASKED]
+
+rule row:  # a method of a table with one training seed: trained, drawn, judged, probed
+    input: sorted(made(*wanted) for wanted in ROW_SCORES)
 
 rule scenes:
     input: 'data_prep/00_scenes.ipynb'
@@ -143,12 +153,18 @@ rule evaluate:
     shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', metric='{params.metric}', benchmark='{wildcards.benchmark}')
 
 rule evaluate_model:
-    input: 'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model)
+    input:
+        'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model),
+        lambda w: made(w.run, 'daam') if w.probe == 'examples' and (w.run, 'daam') in DAAM_ASKED else []  # its inversions are used again
     output: touch(f'{RUNS}/results/' + '{probe}/done-{run}')
     params: asked=asked
     threads: 1
     resources: gpu=1
     shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.asked}', metric='{wildcards.probe}')
+
+TIMED = [run for run in runs('table1') if run == parse_run(run)[0] or run == run_name('tokencompose', P.seeds[0])]
+LATENCY = [made(run, 'latency') for run in TIMED]
+if not all(map(os.path.isfile, LATENCY)): LATENCY = [f'{RUNS}/results/latency/done']
 
 rule latency:  # with the machine to itself
     input: 'nbs/8_studies/run_latency.ipynb', f'{RUNS}/train/{run_name("tokencompose", P.seeds[0])}/result.json', weights(P.model)
@@ -161,8 +177,8 @@ rule paper_figure:
     input:
         'paper_figures/{figure}.ipynb',
         lambda w: sorted(made(*wanted) for wanted in FIGURES[w.figure]),
-        lambda w: [f'{RUNS}/results/latency/done']*(w.figure == 'table1')
+        lambda w: LATENCY if w.figure == 'table1' else [],
+        lambda w: rules.segment.output if w.figure == 'figure2' and not os.path.isfile(f'{RUNS}/results/pipeline/data.json') else []
     output: f'{RUNS}/paper_figures/' + '{figure}.ipynb'
     threads: 1
-    resources: gpu=lambda w: int(w.figure == 'figure4')  # the one that runs models
     shell: papermill('{output[0]}')

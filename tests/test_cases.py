@@ -1,6 +1,5 @@
 """Inputs as people have them, a test each: what they reported elsewhere of tools like this one, in small. Every input is made here."""
 import json
-import os
 import re
 
 import numpy as np
@@ -14,9 +13,9 @@ from test_bad_input import run
 from test_detection import save_judge
 from transformers import CLIPTextModelWithProjection
 
-from tokencompose.core import file_sha256, read_json, read_jsonl, write_json, write_jsonl
+from tokencompose.core import read_json, read_jsonl, write_json, write_jsonl
 from tokencompose.data.coco import build_dataset, listed_images, read_coco
-from tokencompose.data.dataset import data_digest, GroundingDataset, load_image, row_digests, save_mask, write_dataset
+from tokencompose.data.dataset import dataset_digest, GroundingDataset, load_image, row_digests, save_mask, write_dataset
 from tokencompose.data.folder import read_folder
 from tokencompose.data.masks import load_mask
 from tokencompose.data.tagging import load_tagger, noun_records, NOUN_RULES, read_captions
@@ -24,7 +23,7 @@ from tokencompose.data.world import captions_of, draw_scene, enumerate_words, re
 from tokencompose.data.world_files import write_world
 from tokencompose.metrics.benchmarks import read_benchmark
 from tokencompose.metrics.multigen import prompt_row
-from tokencompose.models import load_pipeline, model_digest, model_folder, new_scheduler, tiny_pipeline
+from tokencompose.models import load_pipeline, pipeline_digest, model_folder, new_scheduler, tiny_pipeline
 from tokencompose.params import check_params, parameter_cell
 from tokencompose.profiles import get_profile
 from tokencompose.rivals.inputs import read_changes
@@ -110,24 +109,24 @@ def test_what_a_run_was_made_from_may_lie_elsewhere_or_be_gone(training, capsys)
 def test_a_run_of_an_earlier_version_is_told_of_and_kept(training, capsys):
     result = train(training.config())
     old = read_json(training.root/'run'/'result.json')
-    del old['config']['digests'], old['config']['masks']
+    del old['digests']
     write_json(training.root/'run'/'result.json', old)
     assert train(training.config()) == result and 'was begun before runs noted what their data hold' in capsys.readouterr().out
     with pytest.raises(ValueError, match='images: '): train(training.config(images=str(training.root)))  # then by its places
 
 
 def test_a_digest_belongs_to_the_content(training, tmp_path):
-    before = data_digest(training.data, training.images)
-    assert data_digest(training.data, training.images) == before and len(row_digests(training.data, training.images)) == 3
+    before = dataset_digest(training.data, training.images)
+    assert dataset_digest(training.data, training.images) == before and len(row_digests(training.data, training.images)) == 3
     training.rewrite(lambda row: row.update(note='more'))
-    assert data_digest(training.data, training.images) == before, 'keys that training does not read'
+    assert dataset_digest(training.data, training.images) == before, 'keys that training does not read'
     training.rewrite(lambda row: row.update(text=row['text'].upper()))
-    assert data_digest(training.data, training.images) != before
+    assert dataset_digest(training.data, training.images) != before
     pipe = load_pipeline(str(training.model), device='cpu')
     pipe.save_pretrained(tmp_path/'again')
-    assert model_digest(str(training.model)) == model_digest(str(tmp_path/'again'))
+    assert pipeline_digest(str(training.model)) == pipeline_digest(str(tmp_path/'again'))
     (training.images/'1.png').unlink()
-    with pytest.raises(FileNotFoundError, match='1 of .* files are missing, the first is .*1.png'): data_digest(training.data, training.images)
+    with pytest.raises(FileNotFoundError, match='1 of .* files are missing, the first is .*1.png'): dataset_digest(training.data, training.images)
 
 
 def test_own_pictures_replaced_and_more(tmp_path, monkeypatch, capsys):
@@ -314,16 +313,16 @@ def test_model_in_other_forms_of_weights(tmp_path, options):
     pipe.save_pretrained(tmp_path/'model', **options)
     found = load_pipeline(str(tmp_path/'model'), device='cpu')
     assert all(torch.equal(a, b) for a, b in zip(pipe.unet.state_dict().values(), found.unet.state_dict().values())) and found.unet.dtype == torch.float32
-    assert len(model_digest(str(tmp_path/'model'))) == 32
+    assert len(pipeline_digest(str(tmp_path/'model'))) == 32
 
 
 def test_model_with_a_variant_beside(tmp_path):
     "A folder that has both is read as it was before the variant came."
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path/'model')
-    before = model_digest(str(tmp_path/'model'))
+    before = pipeline_digest(str(tmp_path/'model'))
     tiny_pipeline(seed=3).save_pretrained(tmp_path/'model', variant='fp16')
-    assert model_digest(str(tmp_path/'model')) == before
+    assert pipeline_digest(str(tmp_path/'model')) == before
     assert torch.equal(load_pipeline(str(tmp_path/'model'), device='cpu').unet.conv_in.weight, pipe.unet.conv_in.weight)
 
 
@@ -377,6 +376,7 @@ def test_photo_61_megapixels_and_png_large_profile(tmp_path):
 @pytest.mark.parametrize('mode, clear', [('L', 7), ('RGB', (7, 7, 7)), ('P', 7), ('1', 0)])
 def test_transparency_of_any_mode(tmp_path, mode, clear):
     picture = Image.new(mode, (4, 4), clear)
+    if mode == 'P': picture.putpalette(list(range(30)))
     picture.putpixel((0, 0), 0 if mode != 'RGB' else (0, 0, 0)) if mode != '1' else picture.putpixel((0, 0), 1)
     picture.save(tmp_path/'a.png', transparency=clear)
     assert load_image(tmp_path/'a.png').getpixel((2, 2)) == (255, 255, 255)

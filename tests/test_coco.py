@@ -10,7 +10,7 @@ from PIL import Image
 
 from tokencompose.core import read_json, write_json, write_jsonl, write_text
 from tokencompose.data.classes import COCO_80
-from tokencompose.data.coco import build_dataset, caption_page, choose_caption, claim_folder, ClassWords, CocoImage, count_rows, examples_of, first_of_each, ground, Instance
+from tokencompose.data.coco import bar_panels, build_dataset, caption_page, choose_caption, claim_folder, ClassWords, CocoImage, count_rows, examples_of, first_of_each, ground, Instance
 from tokencompose.data.coco import plural, read_coco, read_examples, SYNONYMS
 from tokencompose.data.dataset import read_rows
 from tokencompose.data.masks import encode_rle, load_mask
@@ -111,7 +111,7 @@ def test_one_odd_record_is_left_out_counted_and_named(tmp_path, changes, images,
 def test_outlines_as_programs_export_them(tmp_path, segmentation, pixels):
     coco = read_coco(write_toy(tmp_path, instances=dict(annotations=[dict(THING, segmentation=segmentation)])), 'val2017')
     masks = ground(coco.images[0], ClassWords(coco.classes)).masks
-    assert [mask is not None and int(mask.sum()) for mask in masks[:1]] == [pixels or False] and len(coco.left_out) == (pixels is None)
+    assert [int(mask.sum()) for mask in masks if mask is not None] == [pixels]*bool(pixels) and len(coco.left_out) == (pixels is None)
 
 
 @pytest.mark.parametrize('whole', [float, str])
@@ -326,8 +326,11 @@ def test_colours_of_a_page():
     mask = torch.zeros(4, 8, dtype=torch.bool)
     mask[:, :2] = True
     figure = caption_page([(image, 'a $5 cat, no dog', [((5, 8), mask), ((13, 16), None)])], columns=1)
-    pixels, colour = figure.axes[0].images[0].get_array(), sns.color_palette('bright', 2)[0]
-    assert np.allclose(pixels[0, 0], .55*100/255 + .45*np.float32(colour), atol=1e-6) and np.allclose(pixels[0, 5], .6*100/255 + .4, atol=1e-6)
+    colour, (outline,) = sns.color_palette('bright', 2)[0], figure.axes[0].collections
+    assert (figure.axes[0].images[0].get_array() == 100).all()  # the picture keeps its own colours
+    assert np.allclose(outline.get_edgecolor()[0][:3], colour)
+    xs, _ = np.concatenate([path.vertices for path in outline.get_paths()]).T
+    assert np.allclose(xs, 1.5)  # between the second and the third column
     figure.canvas.draw()
     texts = {t.get_text(): t for t in figure.findobj(plt.Text) if t.get_text()}
     assert texts['cat,'].get_color() == colour and texts['dog'].get_color() == '.6' and texts['no'].get_color() == 'black'
@@ -335,3 +338,10 @@ def test_colours_of_a_page():
 
 def test_a_page_without_a_caption():
     assert caption_page([(Image.new('RGB', (8, 4)), '', [])], columns=1).axes[0].images[0].get_array().shape == (4, 8, 3)
+
+
+def test_an_empty_panel_is_drawn_empty():
+    "Nothing was left out, for example."
+    figure = bar_panels(dict(nouns={'cat': 2, 'dog': 1}, left_out={}))
+    assert [len(ax.patches) for ax in figure.axes] == [2, 0]
+    assert len(bar_panels(dict(nothing={}, none={})).axes) == 2

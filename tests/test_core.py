@@ -152,7 +152,7 @@ def test_a_store_of_digests_that_is_damaged_or_cannot_be_written(tmp_path, cache
 def test_differences_in_words():
     assert differences(dict(a=1, b=[1]), dict(a=1, b=[1], c=None)) == []
     long = 'f9a0'*16
-    assert differences(dict(models=dict(sam=long + 'x', dino='1')), dict(models=dict(sam=long + 'y', dino='1'))) == [f"models.sam: …{(long + 'x')[-13:]}' there, …{(long + 'y')[-13:]}' now"]
+    assert differences(dict(models=dict(sam=long + 'x', dino='1')), dict(models=dict(sam=long + 'y', dino='1'))) == [f"models.sam: …{(long + 'x')[-14:]}' there, …{(long + 'y')[-14:]}' now"]
     first, second = (f'5 with digest {n}' for n in (1234567890123456789, 1234567890123456788))
     shown, = differences(dict(items=first), dict(items=second))
     assert shown.split(' there, ')[0].removeprefix('items: ') != shown.split(' there, ')[1].removesuffix(' now')

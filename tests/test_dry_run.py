@@ -89,7 +89,10 @@ def dry_run(profile, files, tmp_path, monkeypatch):
     row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=0).loc[METHODS['tokencompose'].numbered if profile == 'sd14' else METHODS['tokencompose'].label]
     assert len(own := row[row.index.str.startswith(f'{profile} | ')]) == 8 and 'not run' not in own.tolist()  # object accuracy, MG3 to MG5 on both lists, FID
     assert 'iou_0.3' in (out/'figures'/dict(sd14='grounding.md', sd21='table3_grounding.md')[profile]).read_text()
-    step('paper_figures/figure4.ipynb', model=weights/profile, images=coco/'val2017', runs=runs, out_dir=out/'figures', **redrawn)
+    shown = {'frozen': weights/profile, **{m: runs/profile/'train'/run_name(m)/'pipeline' for m in ('tokencompose', *OTHERS[profile]) if m in rows('figure4')}}
+    for method, model in shown.items():
+        step('nbs/evaluate.ipynb', metric='examples', method=method, model=model, data_images=coco/'val2017', out_dir=runs/profile/'results', **redrawn | dict(inversions=out/'inversions'/run_name(method)))
+    step('paper_figures/figure4.ipynb', runs=runs, out_dir=out/'figures')
     assert {path.parent.name for path in (out/'inversions').glob('*/*.safetensors')} == {run_name(m) for m in ('frozen', 'tokencompose', *OTHERS[profile]) if m in rows('figure4')}, 'all models of the figure draw'
     assert (out/'figures'/'figure4.png').is_file() and made.items() <= {path: path.stat().st_mtime_ns for path in (out/'inversions').glob('*/*.safetensors')}.items(), 'the figure uses the inversions of the table'
 

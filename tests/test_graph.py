@@ -63,9 +63,9 @@ def test_every_model_is_drawn_and_judged_once(quick):
     runs = {'frozen', *run_names(['denoise', 'pixel', 'token', 'tokencompose'], seeds)}
     lists = ('multigen_coco', 'multigen_ade20k')
     drawn = [(run_of(g), g['benchmark']) for n, _, g in quick if n == 'nbs/sample.ipynb']
-    judged = [(run_of(g), g.get('benchmark', 'grounding')) for n, _, g in quick if n == 'nbs/evaluate.ipynb']
+    judged = [(run_of(g), g.get('benchmark', g['metric'])) for n, _, g in quick if n == 'nbs/evaluate.ipynb']
     assert sorted(drawn) == sorted((r, b) for r in runs for b in lists)
-    assert sorted(judged) == sorted((r, b) for r in runs for b in (*lists, 'grounding'))
+    assert sorted(judged) == sorted((r, b) for r in runs for b in (*lists, 'grounding', 'examples'))
     trained = [run_name(g['method'], g['seed']) for n, _, g in quick if n == 'nbs/train.ipynb']
     assert sorted(trained) == sorted(runs - {'frozen'})
 
@@ -130,9 +130,42 @@ def test_table_4_redraws_pictures_before_figure_4_shows_them():
     redrawn = [(i, g) for i, (n, _, g) in enumerate(plan) if g.get('metric') == 'daam']
     assert sorted(run_of(g) for _, g in redrawn) == sorted(['frozen', *run_names(['denoise', 'tokencompose'], range(3))])
     assert not [n for n, *_ in plan if n == 'nbs/sample.ipynb']
-    assert [n for n, *_ in plan].index('paper_figures/figure4.ipynb') > max(i for i, _ in redrawn)
+    shown = [(i, run_of(g)) for i, (_, _, g) in enumerate(plan) if g.get('metric') == 'examples']
+    assert sorted(run for _, run in shown) == sorted(['frozen', *run_names(['denoise', 'pixel', 'token', 'tokencompose'], (0,))])
+    place = {run_of(g): i for i, g in redrawn}
+    assert all(i > place.get(run, -1) for i, run in shown), 'a figure uses the inversions of the table'
+    assert [n for n, *_ in plan].index('paper_figures/figure4.ipynb') > max(i for i, _ in shown)
     check_commands(plan, 'mini')
     assert not [g for *_, g in planned('mini', 'figure4') if g.get('metric') == 'daam']  # alone it makes the two inversions a model that it needs
+
+
+def test_one_row_of_a_table():
+    def row(name, seed, figures='table2'):
+        command = [sys.executable, '-m', 'snakemake', 'row', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', 'profile=mini', f'figures={figures}', f'row={name}', f'seed={seed}']
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return done.stdout + done.stderr
+    plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', row('token', 2))]
+    assert [(g['method'], g['seed']) for n, _, g in plan if n == 'nbs/train.ipynb'] == [('token', '2')]
+    judged = sorted(g.get('benchmark', g['metric']) for n, _, g in plan if n == 'nbs/evaluate.ipynb')
+    assert judged == sorted((*get_profile('mini').ablation, 'grounding')) and not [n for n, *_ in plan if n.startswith('paper_figures')]
+    assert 'ROW: table2 of profile mini has no run token-seed7; it has denoise-seed0, ' in row('token', 7)
+    assert 'has no run layout; it has' in row('layout', 0)
+
+
+def test_what_a_record_holds_is_not_made_again(tmp_path):
+    "Neither the score nor the pictures nor the model behind it."
+    for name in ('nbs', 'data_prep', 'paper_figures', 'tokencompose', 'settings.ini'): (tmp_path/name).symlink_to(ROOT/name)
+    for metric in (*get_profile('quick').ablation, 'grounding'):
+        for run in ('frozen', 'denoise-seed0'):
+            path = tmp_path/'runs'/'quick'/'results'/metric/f'taken-{run}'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    command = [sys.executable, '-m', 'snakemake', '-s', str(ROOT/'Snakefile'), '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=quick', 'figures=table2']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', done.stdout + done.stderr)]
+    made = {run_of(g) for n, _, g in plan if n in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb')}
+    assert made == set(run_names(['pixel', 'token', 'tokencompose'], (0,))), done.stderr[-500:]
+    assert {g['method'] for n, _, g in plan if n == 'nbs/train.ipynb'} == {'pixel', 'token', 'tokencompose'}
 
 
 def test_an_unknown_figure_is_refused():

@@ -1,12 +1,22 @@
 "The committed records of a run make its committed table again."
+import functools
+import itertools
+import json
 import re
 
 import papermill as pm
 import pytest
 from conftest import ROOT
+from hypothesis import given, strategies as st
+from PIL import Image
 
-from tokencompose.core import read_json
-from tokencompose.methods import METHODS, rows
+from tokencompose.core import image_name, read_json, repo_root, write_json
+from tokencompose.data.world_files import write_world
+from tokencompose.methods import METHODS, parse_run, rows, run_names
+from tokencompose.profiles import get_profile
+from tokencompose.reporting.records import adopt_records, compact_json, identity, keep_records
+from tokencompose.reporting.results import load_results, result_path, save_result, toy_result
+from tokencompose.reporting.tables import pictures_grid
 
 RECORDS = ROOT/'paper_figures/records'
 WHOLE = [('mini', 'table2'), ('mini_v', 'table3'), ('mini', 'table4')]  # profile and a table that its records hold wholly
@@ -22,7 +32,7 @@ def agree(a, b):
 
 
 def styled_table(notebook):
-    "HTML of the table beside the paper's numbers, which alone is styled, in an executed notebook."
+    "HTML of the table with the paper's numbers, which alone is styled, in an executed notebook."
     outputs = [output for cell in notebook['cells'] if cell['cell_type'] == 'code' for output in cell['outputs']]
     shown = (''.join(output['data']['text/html']) for output in outputs if 'text/html' in output.get('data', {}))
     return next(html for html in shown if '<table id="T_' in html)
@@ -46,7 +56,103 @@ def test_records_make_the_committed_table(profile, table, tmp_path):
 def test_committed_rows_are_called_as_the_table_of_methods_says(table):
     html = styled_table(read_json(ROOT/f'paper_figures/executed/{table}.ipynb'))
     label = 'numbered' if table == 'table2' else 'label'
-    assert re.findall(r'<th[^>]*row_heading[^>]*>(.*?)</th>', html) == [getattr(METHODS[m], label) for m in rows(table)]
+    assert re.findall(r'<th[^>]*row_heading level0[^>]*>(.*?)</th>', html) == [getattr(METHODS[m], label) for m in rows(table)]
+
+
+def toy_run(folder, seeds=(0, 1)):
+    "Results as a profile leaves them, invented, of every kind that a table or figure reads."
+    rows = {run: found for run, found in zip(run_names(METHODS, seeds), itertools.cycle([((1, 2), (1, 1)), ((3, 2), (2, 1)), ((2, 2), (2, 0))]))}
+    for run, found in rows.items():
+        method, seed = parse_run(run)
+        made = functools.partial(toy_result, method, found, seed=seed)
+        for metric in ('multigen_coco', 'multigen_ade20k'): save_result(made(metric=metric, notes=dict(where=f'{repo_root()}/runs')), folder)
+        for metric, name in (('visor', 'OA'), ('grounding', 'mass'), ('grounding', 'iou_0.5'), ('frechet_coco', 'FD'), ('frechet_flickr30k', 'FD'), ('daam', 'mIoU'), ('training', 'seconds')):
+            path = result_path('mini', metric, method, seed, folder)
+            old = read_json(path) if path.is_file() else None
+            result = made(metric=metric)
+            for part in ('values', 'intervals', 'std'): result[part] = {name: result[part]['MG2']} if 'MG2' in result.get(part, {}) else {}
+            result['units'] = dict(ids=result['units']['ids'], values={name: result['units']['values']['MG2']})
+            if old:
+                for part in ('values', 'intervals', 'std'): result[part] |= old[part]
+                result['units']['values'] |= old['units']['values']
+            save_result(result, folder)
+        place = folder/'mini'/'results'/'pictures'/run/'multigen_coco'
+        rows_shown = [dict(unique_id=i, text='a cat', objects=['cat'], found=1) for i in range(2)]
+        write_json(place/'prompts.json', rows_shown)
+        for i in range(2): Image.new('L', (8, 8)).save(place/image_name(i, 0))
+    return rows
+
+
+def test_kept_records_are_the_results_but_for_their_size(tmp_path):
+    toy_run(tmp_path/'runs')
+    keep_records(tmp_path/'runs'/'mini', tmp_path/'records'/'mini')
+    old, new = (load_results('mini', tmp_path/name) for name in ('runs', 'records'))
+    assert [r['values'] for r in new] == [r['values'] for r in old] and len(new) == len(old)
+    assert {r['notes']['where'] for r in new if 'notes' in r} == {'runs'}
+    kept = {path.parts[-3] for path in (tmp_path/'records').rglob('*.png')}
+    assert kept == {run for run in run_names(METHODS, (0, 1)) if not run.endswith('seed1')}, 'pictures of the first training seed only'
+    assert len(pictures_grid(tmp_path/'records'/'mini'/'results'/'pictures', ['frozen', 'denoise-seed0', 'denoise-seed1'], columns=2).axes) == 4
+
+
+def test_one_run_is_kept_alone_and_others_stay(tmp_path):
+    toy_run(tmp_path/'runs')
+    records = tmp_path/'records'/'mini'
+    keep_records(tmp_path/'runs'/'mini', records, only='layout')
+    assert {r['method'] for r in load_results('mini', tmp_path/'records')} == {'layout'}
+    keep_records(tmp_path/'runs'/'mini', records, only='token-seed1')
+    assert {(r['method'], r['seed']) for r in load_results('mini', tmp_path/'records')} == {('layout', None), ('token', 1)}
+    with pytest.raises(FileNotFoundError, match='make reproduce'): keep_records(tmp_path/'nowhere', tmp_path/'kept')
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=20))
+def test_compact_json_is_json(value): assert json.loads(compact_json(value)) == value
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('world')
+    write_world(folder, train=4, val=2)
+    return folder
+
+
+PART = {  # what changes which part of an identity
+    'training': [dict(lr=1e-3), dict(steps=7), dict(mask_rule='any'), dict(ema=.9), dict(batch_size=3), dict(token_loss_scale=.5)],
+    'asked': [dict(prompts=7), dict(rounds=1), dict(inference_steps=9), dict(guidance_scale=2.), dict(scheduler='pndm')],
+    'judge': [dict(judge_threshold=.3), dict(judge='tokencompose/zoo/clip')],
+    'base': [dict(model='tokencompose/zoo/sd_v'), dict(model='somebody/model', revision='abc')],
+    'data': [dict(noun_rule='authors'), dict(segmenter='tokencompose/zoo/clip')],
+}
+
+
+@pytest.mark.parametrize('part,changes', [(part, change) for part, changes in PART.items() for change in changes])
+def test_each_setting_is_part_of_the_identity(part, changes, world):
+    mini = get_profile('mini')
+    before, after = (identity(settings, 'multigen_coco', 'token-seed0', world) for settings in (mini, mini.replace(**changes)))
+    assert [name for name in before if before[name] != after[name]] == [part]
+
+
+def test_what_does_not_matter_is_no_part_of_it(world):
+    mini = get_profile('mini')
+    same = mini.replace(sample_batch=3, checkpoint_every=7, sample_every=0, val_images=3, seeds=(0,))
+    for key, run in (('multigen_coco', 'token-seed0'), ('grounding', 'frozen'), ('daam', 'denoise-seed1'), ('visor', 'layout')):
+        assert identity(mini, key, run, world) == identity(same, key, run, world)
+    assert identity(mini, 'multigen_coco', 'frozen', world) == identity(mini.replace(lr=1., segmenter='x'), 'multigen_coco', 'frozen', world), 'nothing was trained'
+
+
+def test_the_graph_takes_up_matching_records_only(tmp_path, world):
+    mini, runs = get_profile('mini'), tmp_path/'runs'
+    for run, settings in {'token-seed0': mini, 'token-seed1': mini.replace(lr=1e-3), 'frozen': mini}.items():
+        method, seed = parse_run(run)
+        save_result(toy_result(method, ((1, 2), (1, 1)), seed=seed, identity=identity(settings, 'multigen_coco', run, world)), runs)
+    save_result(toy_result('pixel', ((1, 2), (1, 1)), seed=0), runs)
+    keep_records(runs/'mini', tmp_path/'records'/'mini')
+    taken, left = adopt_records('mini', tmp_path/'records', tmp_path/'new', world)
+    assert taken == ['multigen_coco of frozen', 'multigen_coco of token-seed0']
+    assert left == {'made with other training': ['multigen_coco of token-seed1'], 'made before records had an identity, or with parameters of its own': ['multigen_coco of pixel-seed0']}
+    done = {path.name for path in (tmp_path/'new').rglob('*') if path.is_file()}
+    assert done == {'frozen.json', 'taken-frozen', 'token.json', 'taken-token-seed0'}
+    assert adopt_records('mini', tmp_path/'records', tmp_path/'none', tmp_path/'nowhere')[0] == []
 
 
 def test_records_are_small_and_name_no_machine():

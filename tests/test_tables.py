@@ -1,5 +1,6 @@
 "Tables, differences and claims from result files."
 import math
+import textwrap
 
 import pytest
 from PIL import Image
@@ -8,13 +9,13 @@ from tokencompose.core import image_name, write_json
 from tokencompose.methods import METHODS, rows
 from tokencompose.reporting import tables
 from tokencompose.reporting.results import toy_result
-from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, difference_frame, paired_difference
+from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, costs_frame, difference_frame, finding
 from tokencompose.reporting.tables import TABLE4_COLUMNS, ablation_columns, format_difference, format_seconds, format_value
-from tokencompose.reporting.tables import grounding_frame, method_points, pictures_grid, points_frame, run_label
-from tokencompose.reporting.tables import table1_frame, table2_frame, table3_frame, table4_frame
+from tokencompose.reporting.tables import grounding_frame, method_points, paired_difference, pictures_grid, points_frame
+from tokencompose.reporting.tables import run_dots, run_label, seeds_frame, table1_frame, table1_halves, table2_frame
+from tokencompose.reporting.tables import table3_frame, table4_frame, terminal_text, text_blocks
 
-PAPER = 'paper (SD 1.4, 512 px)'
-MG2, MG3 = ('multigen_coco', 'MG2'), ('multigen_coco', 'MG3')
+MG1, MG2, MG3 = (('multigen_coco', f'MG{k}') for k in (1, 2, 3))
 OBJECTIVES = ['frozen', 'denoise', 'pixel', 'token', 'tokencompose']
 
 frozen = toy_result('frozen', ((1, 2), (1, 1)))
@@ -36,8 +37,6 @@ def toy_daam(method, score, judge='DAAM, 25 steps'):
 def test_values_as_texts():
     assert format_value(62.5, 50, 75) == '62.5 [50.0, 75.0]'
     assert format_value(98.08, std=.4, digits=2) == '98.08 ± 0.40'
-    assert format_value(62.5, 0, 100, seeds=(2, 50, 75)) == '62.5 [0.0, 100.0] (2 seeds: 50.0 to 75.0)'
-    assert format_value(62.5, 50, 75, seeds=(1, 62.5, 62.5)) == '62.5 [50.0, 75.0]'
     assert [format_value(math.nan), format_value(None), format_value(.58761, digits=4)] == ['not run', 'not run', '0.5876']
 
 
@@ -46,34 +45,48 @@ def test_seconds_as_texts():
     assert [format_seconds(s) for s in given] == ['0.034 s', '60 s', '10 min', '10 h', 'not run']
 
 
+def names(frame): return list(dict.fromkeys(frame.index.get_level_values('method')))
+
+
 def test_rows_are_called_as_the_table_of_methods_says():
     assert run_label('token-seed1') == '+ token loss, seed 1' and run_label('frozen') == METHODS['frozen'].label
     assert run_label('my_own') == 'my_own'
-    assert compare_frame([], ['my_own'], [MG2], 1, profile='mini').index.tolist() == ['my_own']
-    assert compare_frame([], ['token'], [MG2], 1, profile='mini', labels=dict(token='mine')).index.tolist() == ['mine']
+    assert names(compare_frame([], ['my_own'], [MG2], 1, profile='mini')) == ['my_own']
+    assert names(compare_frame([], ['token'], [MG2], 1, profile='mini', labels=dict(token='mine'))) == ['mine']
 
 
 def test_only_table_2_has_numerals():
-    two = table2_frame([], profile='mini').index.tolist()
+    two = names(table2_frame([], profile='mini'))
     assert two == [METHODS[m].numbered for m in rows('table2')]
     assert two[:5] == ['(i) frozen base model', '(ii) denoising loss only', '(iii) + pixel loss', '(iv) + token loss',
                        'Ours: TokenCompose (both losses)'] and all(label.startswith('(v) ') for label in two[5:])
-    for number, frame in ((1, table1_frame), (3, table3_frame), (4, table4_frame)):
-        assert frame([], profile='mini').index.tolist() == [METHODS[m].label for m in rows(f'table{number}')]
+    one = table1_frame([], table1_halves()[0], profile='mini')
+    for number, frame in ((1, one), (3, table3_frame([], profile='mini')), (4, table4_frame([], profile='mini'))):
+        assert names(frame) == [METHODS[m].label for m in rows(f'table{number}')]
 
 
-# ---- side by side
+# ---- one under the other
 
-def test_the_groups_of_columns_and_their_cells():
+def ours(frame): return frame.xs(frame.attrs['profile'], level='numbers')
+
+
+def paper(frame): return frame.xs('paper', level='numbers')
+
+
+def test_the_lines_and_their_cells():
     frame = table2_frame([frozen, *runs], [MG2, MG3], OBJECTIVES)
-    assert frame.columns.get_level_values(0).unique().tolist() == [PAPER, 'mini', 'cost (mini)']
-    assert frame.iloc[:, 0].tolist() == ['90.72 ± 1.33', 'not reported', 'not reported', 'not reported', '98.08 ± 0.40']
-    assert frame.iloc[:, 1].tolist() == ['50.74 ± 0.89', '63.21', '61.95', '71.61', '76.16']
-    own = frame['mini'].iloc[:, 0].tolist()
-    assert own == ['25.0 [0.0, 50.0]', 'not run', 'not run', '62.5 [0.0, 100.0] (2 seeds: 50.0 to 75.0)', 'not run']
-    assert frame['cost (mini)', 'drawing and judging'].tolist() == ['60 s', 'not run', 'not run', '60 s', 'not run']
-    assert frame['cost (mini)', 'peak memory'].tolist() == ['not measured', 'not run', 'not run', 'not measured', 'not run']
-    assert frame.attrs['judges'] == ['toy judge']
+    assert frame.index.tolist()[:3] == [('(i) frozen base model', 'mini'), ('(i) frozen base model', 'paper'), ('(ii) denoising loss only', 'mini')]
+    assert frame.columns.tolist() == [('COCO', 'MG2 ↑'), ('COCO', 'MG3 ↑')]
+    assert paper(frame).iloc[:, 0].tolist() == ['90.72 ± 1.33', 'not reported', 'not reported', 'not reported', '98.08 ± 0.40']
+    assert paper(frame).iloc[:, 1].tolist() == ['50.74 ± 0.89', '63.21', '61.95', '71.61', '76.16']
+    assert ours(frame).iloc[:, 0].tolist() == ['25.0 [0.0, 50.0]', 'not run', 'not run', '62.5 [0.0, 100.0]', 'not run']
+    assert frame.attrs['judges'] == ['toy judge'] and frame.attrs['paper'] == 'paper (SD 1.4, 512 px)'
+
+
+def test_no_table_is_wider_than_ten_columns():
+    halves = [table1_frame([], half, profile='mini') for extractor in ('clip', 'inception') for half in table1_halves(extractor)]
+    for frame in (*halves, table2_frame([], profile='mini'), table3_frame([], profile='mini_v'), table4_frame([], profile='mini')):
+        assert frame.shape[1] <= 10
 
 
 def test_what_cannot_share_a_table_is_refused():
@@ -85,25 +98,29 @@ def test_what_cannot_share_a_table_is_refused():
         table4_frame([toy_daam('frozen', .4), toy_daam('tokencompose', .5, 'DAAM, 50 steps')])
 
 
-def test_table_1():
-    one = table1_frame([frozen], 'clip')
-    assert one.shape == (7, 12 + 13 + 2)
-    far = [[head for group, head in one.columns if group == side and 'F' in head] for side in (PAPER, 'mini')]
-    assert far == [['COCO FID ↓', 'Flickr30K FID ↓'], ['COCO Fréchet (CLIP) FD ↓', 'Flickr30K Fréchet (CLIP) FD ↓']]
-    row = one.loc[METHODS['denoise'].label, PAPER]  # from Table 2, which has no MG2
-    assert row[['VISOR OA ↑', 'COCO MG3 ↑', 'COCO MG2 ↑', 'COCO FID ↓']].tolist() == ['38.02', '63.21', 'not reported', '23.04']
-    assert one.loc[METHODS['tokencompose'].label, PAPER].tolist()[:2] == ['52.15', '98.08 ± 0.40']
-    assert one['mini', 'COCO MG2 ↑'].tolist() == ['25.0 [0.0, 50.0]', *['not run']*6]
-    assert one['mini', 'latency, ratio ↓'].eq('not run').all()
-    with pytest.raises(ValueError, match="'resnet' is not one of inception, clip"): table1_frame([frozen], 'resnet')
+def test_table_1_in_halves():
+    one, other = (table1_frame([frozen], half, profile='mini') for half in table1_halves('clip'))
+    assert [len(half) for half in table1_halves()] == [6, 6] and not set(table1_halves()[0]) & set(table1_halves()[1])
+    assert other.columns.tolist()[-2:] == [('COCO Fréchet (CLIP)', 'FD ↓'), ('Flickr30K Fréchet (CLIP)', 'FD ↓')]
+    row = paper(one).loc[METHODS['denoise'].label]  # from Table 2, which has no MG2
+    assert row[[('VISOR', 'OA ↑'), ('COCO', 'MG3 ↑'), ('COCO', 'MG2 ↑')]].tolist() == ['38.02', '63.21', 'not reported']
+    assert paper(one).loc[METHODS['tokencompose'].label].tolist()[:2] == ['52.15', '98.08 ± 0.40']
+    assert ours(one)['COCO', 'MG2 ↑'].tolist() == ['25.0 [0.0, 50.0]', *['not run']*6]
+    assert ours(one)['latency,', 'seconds ↓'].eq('not run').all() and paper(one)['latency,', 'seconds ↓'].iloc[0] == '7.54 ± 0.17'
+    with pytest.raises(ValueError, match="'resnet' is not one of inception, clip"): table1_halves('resnet')
+
+
+def test_another_distance_is_never_taken_for_ours():
+    "Where our features are not Inception's, the paper's number says what it is."
+    clip, inception = (table2_frame([], ablation_columns(extractor), ['denoise'], profile='mini') for extractor in ('clip', 'inception'))
+    assert paper(clip).iloc[0, -1] == 'FID 23.04' and paper(inception).iloc[0, -1] == '23.04'
 
 
 def test_table_2_whole():
     whole = table2_frame([], profile='mini')
-    assert whole.shape == (9, 8 + 8 + 2)
-    last = ['49.89', '73.80', '26.28', '2.76', '75.49', '33.47', '5.87', '20.45']
-    assert whole.iloc[-1].tolist()[:8] == last
-    assert set(whole['mini'].values.ravel()) == {'not run'}
+    assert whole.shape == (2*9, 8)
+    assert whole.iloc[-1].tolist() == ['49.89', '73.80', '26.28', '2.76', '75.49', '33.47', '5.87', '20.45']
+    assert set(ours(whole).values.ravel()) == {'not run'}
 
 
 def test_the_columns_of_some_benchmarks():
@@ -112,21 +129,40 @@ def test_the_columns_of_some_benchmarks():
 
 
 def test_tables_3_and_5():
-    three = table3_frame([], profile='mini_v', cost=False)
-    assert three.iloc[1].tolist()[:8] == ['55.09', '76.43', '32.07', '4.73', '77.60', '37.09', '7.78', '20.55']
-    assert three.columns[0] == ('paper (SD 2.1, 768 px)', 'VISOR OA ↑')
-    columns = [('compbench', 'color'), ('compbench', 'complex')]
-    five = compare_frame([], rows('table5'), columns, 5, profile='mini', cost=False)
-    assert five.iloc[2].tolist() == ['0.5055', '0.2937', 'not run', 'not run']
+    three = table3_frame([], profile='mini_v')
+    assert paper(three).iloc[1].tolist() == ['55.09', '76.43', '32.07', '4.73', '77.60', '37.09', '7.78', '20.55']
+    assert three.attrs['paper'] == 'paper (SD 2.1, 768 px)'
+    five = compare_frame([], rows('table5'), [('compbench', 'color'), ('compbench', 'complex')], 5, profile='mini')
+    assert five.iloc[4:].values.tolist() == [['not run', 'not run'], ['0.5055', '0.2937']]
 
 
 def test_table_4():
     four = table4_frame([toy_daam('frozen', .4), toy_daam('tokencompose', .5)])
-    assert four.columns.tolist()[:3] == [(PAPER, 'DAAM mIoU ↑'), ('mini', 'DAAM mIoU ↑'), ('mini', 'DAAM iou_0.3 ↑')]
-    assert four.shape == (3, 1 + 6 + 2) and four.iloc[:, 0].tolist() == ['0.5371', '0.5412', '0.5876']
-    assert four['mini', 'DAAM mIoU ↑'].tolist() == ['0.400 [0.300, 0.500]', 'not run', '0.500 [0.400, 0.600]']
+    assert four.columns.tolist()[:2] == [('DAAM', 'mIoU ↑'), ('DAAM', 'iou_0.3 ↑')]
+    assert four.shape == (2*3, 6) and paper(four).iloc[:, 0].tolist() == ['0.5371', '0.5412', '0.5876']
+    assert paper(four).iloc[:, 1].eq('not reported').all()
+    assert ours(four)['DAAM', 'mIoU ↑'].tolist() == ['0.400 [0.300, 0.500]', 'not run', '0.500 [0.400, 0.600]']
     assert four.attrs['judges'] == ['DAAM, 25 steps']
-    assert set(table4_frame([], profile='mini')['mini'].values.ravel()) == {'not run'}
+
+
+# ---- seeds and costs
+
+def test_the_range_of_the_training_seeds():
+    frame = seeds_frame([*controls, *runs, frozen], ['frozen', 'denoise', 'token', 'pixel'], [MG2, MG3])
+    assert frame.index.tolist() == [METHODS[m].label for m in ('denoise', 'token')]  # one run has no range
+    assert frame.loc[METHODS['token'].label].tolist() == ['2', '50.0 to 75.0', '25.0 to 50.0']
+    assert seeds_frame([frozen], ['frozen'], [MG2]).shape == (0, 0)
+
+
+def test_the_range_of_differences():
+    frame = seeds_frame([*controls, *runs], ['token', 'pixel'], [MG2, ('visor', 'OA')], 'denoise')
+    assert frame.index.name == 'minus denoising loss only' and frame.iloc[0].tolist() == ['2', '+25.0 to +50.0']
+
+
+def test_seconds_and_memory_of_the_benchmarks():
+    heavy = runs[0] | dict(metric='visor', cost=dict(seconds=7300., peak_memory_mb=1234.))
+    frame = costs_frame([frozen, *runs, heavy], ['frozen', 'token', 'pixel'], ['multigen_coco', 'visor'])
+    assert frame.values.tolist() == [['60 s', 'not run', 'not measured'], ['60 s', '2 h', '1234 MB'], ['not run']*3]
 
 
 # ---- differences
@@ -143,15 +179,15 @@ def test_a_difference_of_two_runs():
 
 
 def test_runs_are_paired_by_seed():
-    assert cell([*controls, *runs]) == '+37.5 [0.0, 50.0] (2 seeds: +25.0 to +50.0)'  # 75 and 50, each minus 25
+    assert cell([*controls, *runs]) == '+37.5 [0.0, 50.0]'  # 75 and 50, each minus 25
     assert cell([controls[0], *runs]) == cell([controls[0], runs[0]])  # seed 1 has no control: what is compared is seed 0
     assert cell([*reversed(controls), *runs]) == cell([*controls, *reversed(runs)]) == cell([*controls, *runs])
 
 
 def test_one_side_without_seeds_is_subtracted_from_every_run():
-    assert cell([control, *runs]).endswith('(2 seeds: +25.0 to +50.0)')
-    one = toy_result('pixel', ((3, 2), (2, 1)))
-    assert cell([one, *controls], 'pixel').endswith('(2 seeds: +50.0 to +50.0)')
+    def each(results, method): return paired_difference(results, method, 'denoise', *MG2).each.tolist()
+    assert each([control, *runs], 'token') == [50, 25]
+    assert each([toy_result('pixel', ((3, 2), (2, 1))), *controls], 'pixel') == [50, 50]
 
 
 def test_seeds_that_have_nothing_in_common_leave_the_difference_of_means():
@@ -217,14 +253,60 @@ def test_a_claim_of_no_difference_asks_for_the_interval_alone():
     assert verdict() == 'not run'
 
 
+# ---- in a terminal
+
+BETTER, WORSE = toy_result('tokencompose', ((3, 3), (3, 3))), toy_result('denoise', ((2, 2), (2, 1)))
+
+
+@pytest.mark.parametrize('frame', [
+    table2_frame([frozen, *runs], [(m, f'MG{k}') for m in ('multigen_coco', 'multigen_ade20k') for k in (1, 2, 3)], OBJECTIVES),
+    table2_frame([r | dict(metric=m) for r in runs for m in ('visor', 'multigen_coco', 'multigen_ade20k')], [(m, f'MG{k}') for m in ('visor', 'multigen_coco', 'multigen_ade20k') for k in (1, 2, 3)]),
+    table4_frame([toy_daam('frozen', .4), toy_daam('tokencompose', .5)])])
+def test_a_terminal_of_100_columns_shows_what_was_run(frame):
+    text = terminal_text([frame], finding([BETTER, WORSE], [MG2, MG3]))
+    assert max(map(len, text.split('\n'))) <= 100 and 'not run' not in text
+    for label in names(frame):
+        assert (textwrap.wrap(label, 21)[-1] in ''.join(text_blocks(frame))) == ours(frame).loc[label].str.contains(r'\d').any()
+    cells = ours(frame).values.ravel()
+    assert all(cell in text for cell in cells if cell != 'not run')
+
+
+def test_blocks_are_as_few_as_fit():
+    frame = table2_frame([frozen, *runs], [MG1, MG2, MG3], OBJECTIVES)
+    assert [len(text_blocks(frame, width)) for width in (100, 70, 10)] == [1, 2, 3]
+    assert '62.5 [0.0, 100.0]' in text_blocks(frame)[0] and '(71.61)' in text_blocks(frame)[0]
+    assert text_blocks(table2_frame([], profile='mini')) == []
+    assert 'Nothing was run yet.' in terminal_text([table2_frame([], profile='mini')], finding([], [MG2]))
+
+
+def test_the_sentence_says_what_is_settled():
+    told = finding([BETTER, WORSE], [MG1, MG2, MG3])
+    assert told.startswith('TokenCompose (both losses) is better than denoising loss only in COCO MG3 (+100.0 [')
+    assert told.endswith('; in 2 other columns no difference is settled.')
+    turned = finding([BETTER | dict(method='denoise'), WORSE | dict(method='tokencompose')], [MG3])
+    assert turned.startswith('TokenCompose (both losses) is worse than denoising loss only in COCO MG3 (-100.0 [') and turned.endswith(']).')
+
+
+def test_the_sentence_where_nothing_is_settled_or_run():
+    level = [r | dict(method='tokencompose') for r in controls]
+    assert finding([*controls, *level], [MG2, MG3]) == 'No difference between TokenCompose (both losses) and denoising loss only is settled: none of 2 intervals leaves zero out.'
+    assert finding([BETTER], [MG2]) == 'Nothing to compare: of TokenCompose (both losses) and denoising loss only one was not run.'
+
+
+def test_less_is_better_in_a_distance():
+    far = [toy_result(m, ((1, 1), (1, 1)), metric='frechet_coco', values=dict(FD=v), units=dict(ids=[0, 1], values=dict(FD=[v, v])), intervals={}, std={})
+           for m, v in (('denoise', .09), ('tokencompose', .08))]
+    assert 'is better than denoising loss only in COCO Fréchet (CLIP) FD (-0.0100 ' in finding(far, [('frechet_coco', 'FD')])
+
+
 # ---- to look at
 
 def test_points_in_the_order_of_the_tables():
     points = points_frame([*runs, frozen, control | dict(metric='grounding')], OBJECTIVES, ['MG2'])
-    assert points[['method', 'row', 'value']].values.tolist() == [['frozen', 'coco MG2', 25.], ['token', 'coco MG2', 62.5]]
+    assert points[['method', 'row', 'value']].values.tolist() == [['frozen', 'COCO MG2', 25.], ['token', 'COCO MG2', 62.5]]
     assert len(points_frame([], OBJECTIVES, ['MG2'])) == 0
     unordered = [frozen | dict(metric=metric) for metric in ('multigen_ade20k', 'multigen_coco', 'visor')]
-    assert points_frame(unordered, OBJECTIVES, ['MG2']).row.tolist() == ['visor MG2', 'coco MG2', 'ade20k MG2']
+    assert points_frame(unordered, OBJECTIVES, ['MG2']).row.tolist() == ['VISOR MG2', 'COCO MG2', 'ADE20K MG2']
 
 
 def test_every_method_keeps_its_colour_and_label():
@@ -234,6 +316,16 @@ def test_every_method_keeps_its_colour_and_label():
     assert [to_hex(bars.get_color()[0]) for bars in figure.axes[0].collections] == [METHODS[m].color for m in ('frozen', 'token')]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [METHODS[m].label for m in ('frozen', 'token')]
     assert method_points(points_frame([], OBJECTIVES, ['MG2'])) is None
+
+
+def test_a_dot_for_every_run_in_its_methods_colour():
+    from matplotlib.colors import to_hex
+    figure = run_dots([*controls, *runs, frozen], OBJECTIVES, [MG2, MG3])
+    assert [ax.get_title() for ax in figure.axes] == ['COCO MG2', 'COCO MG3']
+    lines = figure.axes[0].lines
+    assert [line.get_xdata().tolist() for line in lines] == [[25], [25, 25], [75, 50]]
+    assert [to_hex(line.get_color()) for line in lines] == [METHODS[m].color for m in ('frozen', 'denoise', 'token')]
+    assert run_dots([], OBJECTIVES, [MG2]) is None
 
 
 def test_grounding_of_the_methods_that_were_probed():
@@ -253,6 +345,7 @@ def test_pictures_of_the_runs_that_drew(tmp_path, capsys):
         for i in (7, 8): Image.new('L', (8, 8), grey).save(place/image_name(i, 0))
     grid = pictures_grid(tmp_path, ['frozen', 'pixel-seed0', 'token-seed0'], columns=1)
     assert [round(float(ax.images[0].get_array().mean())) for ax in grid.axes] == [60, 200]
+    assert [ax.get_title() for ax in grid.axes] == ['a cat', '']
     assert 'not run: pixel-seed0' in capsys.readouterr().out
 
 

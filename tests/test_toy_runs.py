@@ -9,7 +9,7 @@ from PIL import Image
 from test_bad_input import HereEngine  # noqa: F401  (registers the engine "here")
 from test_detection import save_judge
 
-from tokencompose.core import write_json, write_jsonl
+from tokencompose.core import read_json, write_json, write_jsonl
 from tokencompose.data.boxes import load_grounder
 from tokencompose.data.captions import load_clip, select_captions
 from tokencompose.data.coco import build_dataset, ClassWords, read_coco
@@ -20,7 +20,9 @@ from tokencompose.data.tagging import load_tagger, NOUN_RULES, read_captions, ta
 from tokencompose.data.world import captions_of, draw_scene, render
 from tokencompose.data.world_files import write_world
 from tokencompose.metrics.multigen import draw_prompts, save_prompts
+from tokencompose.methods import parse_run
 from tokencompose.models import tiny_pipeline
+from tokencompose.reporting.results import save_result, toy_result
 from tokencompose.sampling import sample_images
 
 
@@ -29,6 +31,24 @@ def write_pictures(folder):
     prompts = draw_prompts(['cat', 'dog', 'pizza'], 2, seed=0, objects=2)
     sample_images(tiny_pipeline(), prompts, 1, folder, inference_steps=1)
     save_prompts(folder/'prompts.json', prompts)
+
+
+def write_kept(folder):
+    "What nbs/evaluate.ipynb keeps of two runs for Figures 4 and 5."
+    for run in ('frozen', 'tokencompose-seed0'):
+        results = folder/'mini'/'results'
+        write_pictures(place := results/'pictures'/run/'multigen_coco')
+        write_json(place/'prompts.json', [row | dict(found=1) for row in read_json(place/'prompts.json')])
+        names = ('given', 'redrawn', 'map0', 'mask0')
+        for name in names: image_of(draw_scene((0, 'kept', len(name))), results/'pictures'/run/'examples'/f'0-{name}.png')
+        method, seed = parse_run(run)
+        shown = dict(shown=[dict(id='000', caption='a cat', nouns=['cat'], distance=.1)])
+        save_result(toy_result(method, ((1, 1), (1, 1)), seed=seed, metric='examples', notes=shown), folder)
+
+
+def image_of(scene, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(render(scene)[0]).save(path)
 
 
 def write_pipeline(folder):
@@ -94,7 +114,7 @@ TOY = {
     'paper_figures/table2.ipynb': dict(profile='mini', runs='{empty}'),
     'paper_figures/table3.ipynb': dict(profile='mini_v', runs='{empty}'),
     'paper_figures/figure5.ipynb': dict(profile='mini', runs='{runs}', columns=2),
-    'paper_figures/figure4.ipynb': dict(profile='mini', model='{pipeline}', runs='{empty}', data='{dataset}', images='{scenes}/train2017', scenes=[0, 1], inversions='{empty}', inference_steps=2, inner_steps=1),
+    'paper_figures/figure4.ipynb': dict(profile='mini', runs='{runs}'),
     'paper_figures/table4.ipynb': dict(profile='mini', runs='{empty}'),
 }
 # Files below out_dir that must be there afterwards, not empty.
@@ -108,7 +128,7 @@ RESULTS = {
     'data_prep/own_images.ipynb': ['tokencompose/metadata.jsonl', 'tokencompose/provenance.json', 'samples.png', 'weakest.png'],
     'nbs/train.ipynb': ['result.json', 'metrics.jsonl', 'pipeline/model_index.json', 'samples/step-0000004.png'],
     'nbs/sample.ipynb': ['prompts.json', 'settings.json', '0_0.png', '1_0.png', 'cost.json', 'provenance.json'],
-    'nbs/evaluate.ipynb': ['multigen_coco/frozen.json', 'multigen_coco/frozen-detections/settings.json'],
+    'nbs/evaluate.ipynb': ['multigen_coco/frozen.json', 'multigen_coco/frozen-detections/settings.json', 'pictures/frozen/multigen_coco/prompts.json'],
     'nbs/8_studies/run_benchmark.ipynb': ['step_cost.json', 'drawing.json', 'stages.json'],
     'nbs/8_studies/run_latency.ipynb': ['latency/frozen.json'],
     'nbs/8_studies/choose_scales.ipynb': ['choice.json', 'frozen/verdicts-coco-2/settings.json'],
@@ -120,13 +140,13 @@ RESULTS = {
     'nbs/6_pretraining/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
     'nbs/6_pretraining/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
-    'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1_difference.md'],
+    'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1.txt', 'table1_ade20k.md', 'table1_difference.md'],
     'paper_figures/figure5.ipynb': ['figure5.png'],
     'paper_figures/figure3.ipynb': ['figure3.png', 'figure3.md'],
-    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3_difference.md', 'table3_grounding.md'],
-    'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'grounding.md', 'summary.md'],
+    'paper_figures/table3.ipynb': ['table3.md', 'table3.csv', 'table3.txt', 'table3_difference.md', 'table3_grounding.md'],
+    'paper_figures/table2.ipynb': ['table2.md', 'table2.csv', 'table2.txt', 'grounding.md'],
     'paper_figures/figure4.ipynb': ['figure4.png'],
-    'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4_difference.md', 'table4_distances.md'],
+    'paper_figures/table4.ipynb': ['table4.md', 'table4.csv', 'table4.txt', 'table4_difference.md', 'table4_distances.md'],
 }
 # A kernel of their own, as a user starts them; the others run in this process, which has imported everything already.
 OWN_KERNEL = {'nbs/train.ipynb', 'data_prep/03_segment.ipynb'}
@@ -141,7 +161,7 @@ INPUTS = {
     'pipeline': write_pipeline,
     'judge': save_judge,
     'pictures': write_pictures,
-    'runs': lambda folder: write_pictures(folder/'mini'/'images'/'frozen'/'multigen_coco'),
+    'runs': write_kept,
     'empty': lambda folder: folder.mkdir(),
 }
 NEEDS = {'dataset': ['scenes'], 'stages': ['scenes']}  # inputs that are made from others

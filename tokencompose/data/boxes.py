@@ -67,8 +67,10 @@ def draw_boxes(
     for box, colour, label in drawn:
         x0, y0, x1, y1 = box.box
         ax.add_patch(plt.Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, color=colour, lw=1.5))
-        label = label.replace('$', r'\$')
-        ax.text(x0, y0 - .5, label, fontsize=7, color='white', va='bottom', bbox=dict(facecolor=colour, lw=0, pad=.5))
+        right = x0 + x1 > image.shape[1]  # so that a label does not leave the picture
+        style = dict(fontsize=7, color='white', va='bottom', ha='right' if right else 'left')
+        ground = dict(facecolor=colour, lw=0, pad=.5)
+        ax.text(x1 if right else x0, y0 - .5, label.replace('$', r'\$'), bbox=ground, **style)
 
 # %% ../../nbs/2_data/07_data.boxes.ipynb #0fa65587
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
-from ..core import default_device, file_sha256, key_to_int, read_json
-from ..plotting import themed, to_uint8
+from ..core import default_device, key_to_int, read_json
+from ..plotting import PAGE, themed, to_uint8
 from ..models import model_fingerprint
 from .dataset import load_image
-from .coco import ClassWords, Coco, CocoImage
+from .coco import ClassWords, Coco, CocoImage, picture_key
 from .stages import picture_or_reason, run_stage
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #c3f7f0c4
@@ -146,10 +146,11 @@ def select_captions(
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images there'
         raise FileNotFoundError(f'There is no folder of images {coco.folder}: {remedy}.')
     digests = dict(clip=model_fingerprint(model), processor=_processor_digest(processor))
-    settings = dict(step='captions', **digests, batch=batch, inputs={p.name: file_sha256(p) for p in coco.files})
+    settings = dict(step='captions', **digests, batch=batch)
     items = {image.id: image for image in coco.images[:max_images or None]}
+    inputs = {i: [picture_key(coco.folder, image.file_name), image.captions] for i, image in items.items()}
     def work(images): return _choices(coco.folder, images, model, processor)
-    return run_stage(folder, 'captions', items, work, settings, batch, share)
+    return run_stage(folder, 'captions', items, work, settings, batch, share, inputs)
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #9a6ff623
 def best_choices(
@@ -190,34 +191,37 @@ def count_choices(
         median_score=median([r['score'] for r in records]), median_margin=median(margins))
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #842c0e39
-def _write_choice(ax, texts: dict, record: dict, width: int):
-    "The captions under each other, in lines of `width` characters, two lines at most."
+def _write_choice(ax, texts: dict, record: dict, width: int, inches: float):
+    "The captions under each other, in lines of `width` characters, two lines at most, in an axis of so many inches."
     top = 1.
     for caption, score in sorted(record['candidates'], key=lambda c: (-c[1], c[0])):
         words = textwrap.wrap(f'{score:.3f}  {texts[caption]}', width, max_lines=2, placeholder=' …')
         style = dict(weight='bold') if caption == record['caption_id'] else dict(color='.4')
         ax.text(0, top, '\n'.join(words), va='top', fontsize=7, parse_math=False, linespacing=1.1,
                 transform=ax.transAxes, **style)
-        top -= .105*len(words) + .02
+        top -= (.115*len(words) + .025)/inches
 
 @themed
 def choice_page(
     coco: Coco,
     records: list,  # From `select_captions`; those to show
     columns: int = 2,
-    size: float = 1.3,  # Side of a picture in inches
+    size: float = 1.3,  # Side of a picture in inches, less where the page would be too wide
 ) -> plt.Figure:
     "Pictures beside their captions, each with its score, best first; the chosen one is bold."
-    images, lines = {i.id: i for i in coco.images}, -(-len(records)//columns)
-    figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, size*lines),
+    size = min(size, PAGE/(3.7*columns))
+    height, lines = max(size, 1.25), -(-len(records)//columns)
+    figure, axes = plt.subplots(lines, 2*columns, figsize=(3.7*size*columns, height*lines),
                                 width_ratios=[1, 2.7]*columns, squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
+    images = {i.id: i for i in coco.images}
     for n, record in enumerate(records):
         row, column = divmod(n, columns)
         picture = load_image(coco.folder/record['file_name'])
         picture.thumbnail((256, 256))
         axes[row, 2*column].imshow(to_uint8(picture))
+        axes[row, 2*column].set_anchor('N')
         texts = dict(images[record['image_id']].captions)
-        _write_choice(axes[row, 2*column + 1], texts, record, int(40*size))
+        _write_choice(axes[row, 2*column + 1], texts, record, int(40*size), height)
     plt.close(figure)
     return figure

@@ -23,14 +23,14 @@ from .boxes import clean_noun, draw_boxes, FoundBoxes, LooseBox, NounBox
 from .sam import mask_boxes, Segmenter
 from .segment import cut_masks, noun_mask, nouns_to_ask
 
-# %% ../../nbs/2_data/10_data.mask_exam.ipynb #73a520db
+# %% ../../nbs/2_data/10_data.mask_exam.ipynb #230fd97a
 def mask_page(
     records: list,  # Of stage 03
     images,  # Folder of the pictures
     columns: int = 4,
     size: float = 2.1,  # Width of a column in inches
 ) -> plt.Figure:
-    "Pictures with boxes, scores and masks, over their captions; pictures that cannot be read are left out."
+    "Pictures with boxes, scores and outlines of masks, over their captions; unreadable ones are left out."
     records = [r for r in records if 'error' not in r]
     if not records: raise ValueError('There is no picture to show: none of the images can be read.')
     examples = []

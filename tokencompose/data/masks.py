@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 from ..core import atomic_path, some_of
@@ -186,7 +186,9 @@ def pack_targets(
     return TargetTable.build(zip(masks, token_ids), sizes, rule, keep_smallest).batch(range(len(masks)))
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #86364cf3
-MAX_PIXELS = 50_000_000  # A larger picture is refused before it is decoded
+MAX_PIXELS = 250_000_000  # A larger picture is refused before it is decoded; telephones make 200 million
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit warns of photographs
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # and refuses colour profiles of more than a megabyte
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, Image.DecompressionBombError)
 
 def open_picture(
@@ -289,9 +291,9 @@ def _labelled(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return np.isin(labels, things)
 
 def _layers(picture) -> tuple:  # pixels (height, width) or (height, width, 3); alpha (height, width) or None
-    grey = picture.mode in ('1', 'L', 'LA', 'La')
-    if picture.has_transparency_data and picture.mode[0] not in 'IF': picture = picture.convert('LA' if grey else 'RGBA')
-    elif not grey and picture.mode[0] not in 'IF': picture = picture.convert('RGB')
+    grey, numbers = picture.mode in ('1', 'L', 'LA', 'La'), picture.mode[0] in 'IF'
+    if picture.has_transparency_data and not numbers: picture = picture.convert('LA' if grey else 'RGBA')
+    elif not grey and not numbers: picture = picture.convert('RGB')
     bands = [np.asarray(band) for band in picture.split()]
     alpha = bands.pop() if picture.mode in ('LA', 'RGBA') else None
     if bands[0].dtype == bool: bands = [bands[0].astype(np.uint8)]
@@ -334,7 +336,7 @@ def encode_rle(mask: np.ndarray) -> dict:  # COCO's compressed run-length form, 
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #065c2fcb
 def _checked(size) -> tuple:
-    height, width = size
+    height, width = (int(side) if isinstance(side, float) and side.is_integer() else side for side in size)
     if type(height) is not int or type(width) is not int or height < 0 or width < 0:
         raise ValueError(f'the size {size!r} is not [height, width] in whole pixels')
     if height*width > MAX_PIXELS:

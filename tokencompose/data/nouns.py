@@ -255,23 +255,24 @@ def explain_alignment(
         rows.append(f'{r.noun!r}: {where}')
     return '\n'.join(rows)
 
-# %% ../../nbs/1_method/01_data.nouns.ipynb #a9963cd6
+# %% ../../nbs/1_method/01_data.nouns.ipynb #940e6722
 def plot_alignment(
     caption: str,  # The caption that was aligned
     aligned: list,  # `NounTokens` from `align_nouns`
     tokenizer,  # The same tokenizer
-    per_row: int = 14,  # Tokens in one row of boxes
+    per_row: int = 11,  # Tokens in one row of boxes
 ):  # matplotlib axes
     "The caption's tokens as boxes, coloured by noun; nouns that were left out stand in the legend with their reason."
     labels = _caption_tokens(caption, tokenizer).labels
     owner = {i: n for n, r in reversed(list(enumerate(aligned))) for i in r.token_ids}
     rows = -(-len(labels) // per_row)
-    _, ax = plt.subplots(figsize=(.8 * min(per_row, len(labels)), .45 * rows + .2 * len(aligned) + .3))
+    size = .645 * min(per_row, len(labels)), .42 * rows + .2 * len(aligned) + .1
+    _, ax = plt.subplots(figsize=size, layout='constrained')
     for i, label in enumerate(labels):
         x, y = i % per_row, -(i // per_row)
         colour = f'C{owner[i] % 10}' if i in owner else '0.9'
         ax.barh(y, .94, left=x, height=.8, color=colour, alpha=.6 if i in owner else 1)
-        ax.text(x + .47, y + .1, label.strip('<|>').replace('oftext', ''), ha='center', va='center', fontsize=7.5,
+        ax.text(x + .47, y + .1, label.strip('<|>').replace('oftext', ''), ha='center', va='center', fontsize=7,
                 clip_on=True)
         ax.text(x + .47, y - .28, i, ha='center', va='center', fontsize=7, color='0.4')
     for n, r in enumerate(aligned):

@@ -8,7 +8,7 @@ __all__ = ['LEFT_OUT', 'NOUN_RULES', 'Word', 'Tagger', 'plain_text', 'cut_words'
            'noun_records', 'tag_captions', 'read_captions', 'count_nouns', 'noun_page', 'agreement']
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #6e3e9f03
-import contextlib, functools, importlib, importlib.metadata, json, logging, pickle, re, unicodedata
+import contextlib, functools, importlib, importlib.metadata, logging, pickle, re, unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from ..core import atomic_path, file_sha256, key_to_int, read_json, read_jsonl, resolve, write_json
 from ..stats import bootstrap_interval
-from ..plotting import themed
+from ..plotting import PAGE, themed
 from .dataset import safe_path
 from .coco import write_caption
 from .stages import read_stage, run_stage
@@ -353,11 +353,11 @@ def tag_captions(
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
 ) -> list:  # Records, see `noun_records`
     "Find the nouns of all captions; what is done is not done again."
-    texts = [[row['image_id'], row['file_name'], row['text']] for row in rows.values()]
     rule = dict(stop_nouns=stop_nouns, compounds=key_to_int(*compounds))
-    settings = dict(step='nouns', tagger=tagger.identity, **rule, batch=batch, captions=key_to_int(json.dumps(texts)))
+    settings = dict(step='nouns', tagger=tagger.identity, **rule, batch=batch)
+    inputs = {i: [row['image_id'], row['file_name'], row['text']] for i, row in rows.items()}
     def work(part): return noun_records(part, tagger, stop_nouns, compounds)
-    return run_stage(folder, 'nouns', rows, work, settings, batch, share)
+    return run_stage(folder, 'nouns', rows, work, settings, batch, share, inputs)
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #a84eac37
 def _checked_caption(row, where: str) -> dict:
@@ -371,11 +371,11 @@ def _checked_caption(row, where: str) -> dict:
     return dict(row, image_id=row.get('image_id', row['file_name']))
 
 def read_captions(
-    source,  # Folder of stage 01, or a .jsonl with `file_name` and `text` in each row
+    source,  # Folder of stage 01, or a list (JSON lines or array) with `file_name` and `text` in each row
 ) -> tuple:  # (dict from image id to row, the file that was read)
     "Captions to be tagged; the ids are those of the images, or the file names where there are none."
     source = Path(source)
-    file = source if source.suffix == '.jsonl' else source/'captions.jsonl'
+    file = source if source.suffix == '.jsonl' or source.is_file() else source/'captions.jsonl'
     maker = 'data_prep/01_select_captions.ipynb'
     rows = read_jsonl(file) if file.is_file() else read_stage(file.parent, 'captions', maker)
     found = {}
@@ -414,9 +414,10 @@ def noun_page(
     records: list,  # From `noun_records`
     count: int = 18,  # Captions, spread evenly
     columns: int = 3,
-    size: float = 2.7,  # Width of a column in inches
+    size: float = 2.7,  # Width of a column in inches, less where the page would be too wide
 ) -> plt.Figure:
     "Captions with their nouns in colour, each mention in the next one; under a caption what was left out."
+    size = min(size, PAGE/columns)
     places = np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)
     lines = -(-len(places)//columns)
     inches = size*columns, .62*lines

@@ -14,9 +14,9 @@ from .multigen import ADE20K_UNSEEN, draw_prompts, read_prompts
 from .visor import read_visor, visor_prompts, visor_subset
 from .fid import coco_captions, flickr_captions, read_pairs
 
-# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #e95595b1
+# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #4e0be16a
 METRIC_BENCHMARKS = {'multigen': ('multigen_coco', 'multigen_ade20k'), 'visor': ('visor',),
-                     'fid': ('coco_captions', 'flickr30k'), 'grounding': ('',), 'daam': ('',)}
+                     'fid': ('coco_captions', 'flickr30k'), 'grounding': ('',), 'daam': ('',), 'examples': ('',)}
 BENCHMARKS = tuple(name for names in METRIC_BENCHMARKS.values() for name in names if name)
 
 def benchmark_of(
@@ -69,10 +69,11 @@ def reference_folder(
 def read_benchmark(
     benchmark: str,
     path,  # prompts.json beside the pictures, or a prompt file of the benchmark's authors
+    classes: bool = True,  # Whether MultiGen's prompts must name their classes, as scoring needs
 ) -> list:  # Rows with unique_id and text
     "Read and check the prompts of a benchmark."
     if benchmark == 'visor': return read_visor(path)
-    return (read_pairs if benchmark in METRIC_BENCHMARKS['fid'] else read_prompts)(path)
+    return read_pairs(path) if benchmark in METRIC_BENCHMARKS['fid'] else read_prompts(path, classes)
 
 def _check_references(rows, folder):
     asked = {row['image'] for row in rows}
@@ -87,11 +88,11 @@ def benchmark_prompts(
     benchmark: str,
     settings: Profile,  # From `for_benchmark`
     data,  # Folder of the data set: annotations/, val2017/, flickr30k/
-    prompts_file: str = '',  # Prompts in the benchmark's own form; drawn when empty
+    prompts_file: str = '',  # Prompts in the benchmark's own form, or any that are only drawn; made up when empty
     objects: int = 5,  # Things in a MultiGen prompt
 ) -> list:  # Rows with unique_id and text
     "The prompts of a benchmark."
-    if prompts_file: rows = read_benchmark(benchmark, resolve(prompts_file))
+    if prompts_file: rows = read_benchmark(benchmark, resolve(prompts_file), classes=False)
     else: rows = _drawn_prompts(benchmark, settings, Path(data), objects)
     rows = rows[:settings.prompts]
     if benchmark in METRIC_BENCHMARKS['fid']: _check_references(rows, reference_folder(benchmark, data))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER_THRESHOLD', 'REDRAWN', 'merged_maps', 'daam_maps', 'daam_scores', 'daam_rows', 'plain_latents', 'DaamResult',
-           'daam', 'distance_table', 'daam_result', 'RedrawnMaps', 'daam_examples']
+           'daam', 'distance_table', 'daam_result', 'example_rows', 'RedrawnMaps', 'daam_examples']
 
 # %% ../../nbs/4_metrics/10_metrics.daam.ipynb #55c873b9
 from dataclasses import dataclass
@@ -183,6 +183,16 @@ def daam_result(
     notes = dict(how, threshold=PAPER_THRESHOLD, left_out=len(result.left_out), inverted=result.inverted,
                  distances=distance_table(result).to_dict('index'), not_below_plain=worse)
     return dict(**grounding_result(scores, result.images, draws, seed), judge=judge, notes=notes)
+
+# %% ../../nbs/4_metrics/10_metrics.daam.ipynb #c847d18c
+def example_rows(
+    dataset: GroundingDataset,
+    rows: list,  # Row numbers, such as those of `daam_rows`
+    count: int = 2,
+) -> list:  # Row numbers
+    "The first pictures with three or four nouns that have a mask; others where there are too few."
+    def nouns(i): return sum(bool(ids and mask) for ids, mask in zip(dataset.token_ids(i), dataset.rows[i].masks))
+    return sorted(rows, key=lambda i: nouns(i) not in (3, 4))[:count]
 
 # %% ../../nbs/4_metrics/10_metrics.daam.ipynb #c5859d99
 @dataclass

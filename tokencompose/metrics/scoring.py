@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['SCORERS', 'Job', 'job_of', 'Scorer', 'PictureScorer', 'DetectorScorer', 'MultigenScorer', 'VisorScorer',
-           'FrechetScorer', 'ModelScorer', 'GroundingScorer', 'DaamScorer']
+           'FrechetScorer', 'ModelScorer', 'GroundingScorer', 'DaamScorer', 'keep_picture', 'stretched',
+           'ExamplesScorer']
 
-# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #2cc05c68
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #db16821f
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 import torch
 from PIL import Image
-from ..core import default_device, image_name, resolve
+from ..core import atomic_path, default_device, image_name, resolve, write_json
 from ..methods import METHODS, parse_run, result_file
 from ..profiles import get_profile, Profile
-from ..plotting import attention_grid, image_grid
+from ..plotting import attention_grid, image_grid, to_uint8
 from ..models import load_pipeline, model_folder
 from ..run_config import model_of, run_of
 from ..data.coco_gen import is_coco_gen, masked_pictures
@@ -28,7 +29,7 @@ from .benchmarks import benchmark_of, for_benchmark, held_out_sets, METRIC_BENCH
 from .benchmarks import read_benchmark, reference_folder, result_key
 from .overlap import grounding_result, grounding_table
 from .grounding import DAAM_LAYERS, probe, probe_maps, TIMESTEPS
-from .daam import daam, daam_examples, daam_result, daam_rows, distance_table
+from .daam import daam, daam_examples, daam_result, daam_rows, distance_table, example_rows
 
 # %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #e0677547
 @dataclass
@@ -54,14 +55,14 @@ class Job:
     device: str
     seed: int
 
-# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #4c496cdc
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #276561c0
 def job_of(
     p: dict,  # Parameters of nbs/evaluate.ipynb
 ) -> Job:
     "A job, from what a notebook was given."
     metric, benchmark, runs = p['metric'], benchmark_of(p['metric'], p['benchmark']), f'runs/{p["profile"]}'
     run, model = run_of(p['method'], p['train_seed'], p['model'] or p['images']), p['model']
-    if metric in ('grounding', 'daam'):
+    if metric in ('grounding', 'daam', 'examples'):
         if run in METHODS and METHODS[run].kind == 'rival':
             raise ValueError(f'{metric} looks at a model, and {run} draws with the frozen one: use -p method frozen.')
         model = model or model_of(p['profile'], p['method'], p['train_seed'])
@@ -77,15 +78,17 @@ def job_of(
         val_images=resolve(p['data_images'] or data/'val2017'),
         inversions=resolve(p['inversions'] or f'{runs}/inversions/{run}'),
         layers=tuple(p['layers']) or DAAM_LAYERS, timesteps=tuple(p['timesteps']) or TIMESTEPS,
-        batch=p['batch'] or (settings.batch_size if metric == 'daam' else 16),
+        batch=p['batch'] or (settings.batch_size if metric in ('daam', 'examples') else 16),
         share=(p['rank'], p['world']), device=p['device'], seed=p['seed'])
 
-# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #e0597325
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #00f09ff8
 class Scorer:
     "What all scorers answer; see `SCORERS`."
     def __init__(self, job: Job): self.job, self.sources, self.device = job, [], None
 
     def details(self) -> list: return []  # Tables and figures
+
+    def keep(self, folder: Path): pass  # What the paper's figures show of this run, written into the folder
 
 class PictureScorer(Scorer):
     "Looks at pictures that nbs/sample.ipynb drew."
@@ -96,7 +99,8 @@ class PictureScorer(Scorer):
             f'{job.drawings} holds no finished pictures (prompts.json is missing): run nbs/sample.ipynb '
             f'for {job.run} and benchmark {benchmark} first.')
         self.prompts, self.rounds = read_benchmark(benchmark, listed), job.settings.rounds
-        self.sources = [listed, job.drawings/'settings.json']
+        self.sources = [path for path in (listed, job.drawings/'settings.json') if path.is_file()]
+        if len(self.sources) < 2: print(f'{job.drawings} has no settings.json: its pictures were made elsewhere.')
         surplus = checked_pictures(job.drawings, self.prompts, self.rounds)[1]
         if surplus: print(f'{surplus} other pictures in the folder are left out.')
 
@@ -126,7 +130,7 @@ class DetectorScorer(PictureScorer):
 
     def table(self) -> pd.DataFrame: return self.tabulate(*self.asked, seed=self.job.seed)
 
-# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #f9e37be3
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #d42900f7
 class MultigenScorer(DetectorScorer):
     "How many of the things asked for are found."
     measure, tabulate = staticmethod(mg_result), staticmethod(mg_table)
@@ -155,6 +159,13 @@ class MultigenScorer(DetectorScorer):
     def details(self) -> list:
         rates = class_rates(*self.asked).round(1)
         return [rates] if self.apart is None else [rates, self.apart.round(1)]
+
+    def keep(self, folder: Path, count: int = 6):
+        "The first picture of the first prompts, with what was found in it."
+        found = found_array(*self.asked)
+        rows = [dict(row, found=int(found[i, 0].sum())) for i, row in enumerate(self.prompts[:count])]
+        for row, picture in zip(rows, self.first(count)): keep_picture(folder/image_name(row['unique_id'], 0), picture)
+        write_json(folder/'prompts.json', rows)
 
 # %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #efbbf36c
 class VisorScorer(DetectorScorer):
@@ -237,7 +248,7 @@ class GroundingScorer(ModelScorer):
         counts = dict(nouns=len(self.result.nouns), left_out=self.result.left_out)
         return [pd.Series(counts, name='nouns').to_frame()]
 
-# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #824ec440
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #2e8e0a3e
 class DaamScorer(ModelScorer):
     "DAAM's maps against masks while the model draws given pictures again."
     occurrence = 'all'  # as DAAM counts
@@ -272,5 +283,47 @@ class DaamScorer(ModelScorer):
         pair = image_grid([given, drawn], ['given', 'redrawn'], captions=far, value_range=(-1, 1))
         return [pair, distance_table(self.result).round(4)]
 
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #36672908
+def keep_picture(path, image, value_range: tuple = (0, 1)):
+    "Anything that `plotting.to_uint8` takes, as a PNG."
+    with atomic_path(path, sync=False) as temporary: Image.fromarray(to_uint8(image, value_range)).save(temporary)
+
+def stretched(attn_map: torch.Tensor) -> torch.Tensor:  # (h, w), from 0 to 1
+    "A map over its own range; a flat one is 0."
+    low, high = attn_map.min(), attn_map.max()
+    return (attn_map - low)/(high - low).clamp_min(torch.finfo(attn_map.dtype).tiny)
+
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #57c2b49e
+class ExamplesScorer(ModelScorer):
+    "Held-out pictures redrawn, with the map of every noun: what Figure 4 shows."
+    occurrence = 'all'
+
+    def score(self) -> dict:
+        job, settings = self.job, self.job.settings
+        how = {name: getattr(settings, name) for name in ('inference_steps', 'guidance_scale', 'inner_steps')}
+        rows = example_rows(self.scenes, daam_rows(self.scenes, settings.daam_pictures))
+        if settings.gradient_checkpointing: self.pipe.unet.enable_gradient_checkpointing()
+        self.examples = daam_examples(self.pipe, self.scenes, job.inversions, rows, job.layers, job.batch, **how)
+        values = {f'distance {e.id}': e.distance for e in self.examples}
+        shown = [dict(id=e.id, caption=e.caption, nouns=list(e.maps), distance=e.distance) for e in self.examples]
+        return dict(n=dict(images=len(rows)), values=values, notes=dict(how, layers=list(job.layers), shown=shown))
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame([dict(caption=e.caption, distance=e.distance) for e in self.examples])
+
+    def look(self):
+        drawn, maps, masks = ([getattr(e, name) for e in self.examples] for name in ('drawn', 'maps', 'masks'))
+        return attention_grid(drawn, maps, masks, value_range=(-1, 1))
+
+    def keep(self, folder: Path):
+        "For each picture: given, redrawn, and each noun's map (stretched to its own range) and mask, as grey PNG."
+        for k, e in enumerate(self.examples):
+            pictures = dict(given=e.picture, redrawn=e.drawn)
+            for name, picture in pictures.items(): keep_picture(folder/f'{k}-{name}.png', picture, value_range=(-1, 1))
+            for n, (noun, attn_map) in enumerate(e.maps.items()):
+                keep_picture(folder/f'{k}-map{n}.png', stretched(attn_map))
+                keep_picture(folder/f'{k}-mask{n}.png', e.masks[noun])
+
+# %% ../../nbs/4_metrics/12_metrics.scoring.ipynb #c29153d2
 SCORERS = dict(multigen=MultigenScorer, visor=VisorScorer, fid=FrechetScorer, grounding=GroundingScorer,
-               daam=DaamScorer)
+               daam=DaamScorer, examples=ExamplesScorer)

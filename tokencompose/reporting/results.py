@@ -34,7 +34,7 @@ def toy_result(
     return dict(metric=metric, method=method, profile=profile, seed=seed, **mg_result(records, prompts), cost=cost,
                 provenance={}, judge='toy judge') | changes
 
-# %% ../../nbs/7_tables/01_reporting.results.ipynb #1397e76b
+# %% ../../nbs/7_tables/01_reporting.results.ipynb #50dff1c0
 @dataclass(frozen=True)
 class Metric:
     "How a column is called and printed."
@@ -55,17 +55,19 @@ METRICS = {
     'daam': Metric('DAAM', 3, bounds=(0, 1)),
     'grounding': Metric('grounding', 3, bounds=(0, 1)),
     'compbench': Metric('CompBench', 3),
-    'training': Metric('training', 2, False),
+    'examples': Metric('redrawn', 4, False),
+    'pipeline': Metric('data pipeline', 3, bounds=(0, 1)),
+    'training': Metric('training', 1, False),
 }
 
 def metric_info(metric: str) -> Metric:
     "Label and digits of a metric; an unlisted one is called by its own name."
     return METRICS.get(metric, Metric(metric, 3))
 
-# %% ../../nbs/7_tables/01_reporting.results.ipynb #a34f8b09
+# %% ../../nbs/7_tables/01_reporting.results.ipynb #e83b5562
 _REQUIRED = {'metric': str, 'method': str, 'profile': str, 'seed': (int, type(None)), 'n': dict, 'values': dict,
              'cost': dict, 'provenance': dict}
-_OPTIONAL = {'std': dict, 'intervals': dict, 'units': dict, 'judge': str, 'notes': dict}
+_OPTIONAL = {'std': dict, 'intervals': dict, 'units': dict, 'judge': str, 'identity': dict, 'notes': dict}
 
 def result_path(profile: str, metric: str, method: str, seed: int = None, root: str = 'runs') -> Path:
     "Where a result belongs; seeds other than 0 are part of the file's name."
@@ -117,11 +119,12 @@ def _cost_problem(cost) -> str:
     if memory is None or _is_number(memory) and memory > 0: return ''
     return f'cost.peak_memory_mb should be a number or null, not {memory!r}'
 
-# %% ../../nbs/7_tables/01_reporting.results.ipynb #245268c7
+# %% ../../nbs/7_tables/01_reporting.results.ipynb #4452c6c1
 def unit_arrays(result, name) -> tuple:
     "Scores and weights of the units of one figure; weight 0 where it does not apply."
     values = result['units']['values'][name]
-    weights = result['units'].get('weights', {}).get(name) or [1]*len(values)
+    given = result['units'].get('weights', {})
+    weights = given.get(name) or given.get('*') or [1]*len(values)
     defined = np.array([v is not None for v in values])
     scores = np.array([v if v is not None else 0. for v in values], dtype=float)
     return scores, np.array(weights, dtype=float)*defined
