@@ -6,7 +6,10 @@
     annotations/annotations_trainval2017.zip                the same files as COCO packs them, with key points as a file nobody wants
     vsr/{train,dev,test}.jsonl                              statements; the training list names images of both splits
     authors/metadata.jsonl, authors/seg/                    rows and masks as the authors published them
+    compbench/, geneval/                                    prompts, see `write_prompt_lists`
 `write_flickr_like(folder, n)` writes Flickr30K Entities, which no server gives out.
+`write_prompt_lists(folder, n)` writes, below `folder`, prompts in the published forms of T2I-CompBench and GenEval:
+    compbench/<category>_val.txt, compbench/complex_val_{spatial,action}.txt, geneval/evaluation_metadata.jsonl
 So a server of this folder stands for COCO's (`coco_url` is its address) and for VSR's (`vsr_url` is its address + "/vsr"), and
 the folder itself is one that `read_coco` reads.
 """
@@ -115,6 +118,7 @@ def write_coco_like(folder, n=6, val=3, extra=2):
     lists = dict(train=[(i, 'train2017', train[i]) for i in (*range(n), 0)] + [(0, 'val2017', held_out[0])], dev=[(1, 'train2017', train[1])], test=[(2, 'train2017', train[2])])
     for name, rows in lists.items(): write_jsonl(folder/'vsr'/f'{name}.jsonl', [statement(*row) for row in rows])
     write_dataset(folder/'authors', [authors_row(i, image) for i, image in enumerate(train[:n])])
+    write_prompt_lists(folder)
     pack(folder)
     return folder
 
@@ -137,6 +141,39 @@ def write_flickr_like(folder, n=2):
             things += f'<object><name>{chain}</name>{box if i < n - 1 else "<scene>0</scene><nobndbox>1</nobndbox>"}</object>'
         (folder/'Annotations'/f'{name}.xml').write_text(f'<annotation><filename>{name}.jpg</filename><size><width>{width}</width><height>{height}</height><depth>3</depth></size>{things}<object><name>9</name><scene>1</scene><nobndbox>0</nobndbox></object></annotation>')
     return folder
+
+
+COMPBENCH = dict(
+    color='a {0} cat and a {1} car', shape='a round {0} cat and a square {1} car', texture='a metallic {0} cup and a wooden {1} clock',
+    spatial='a cat on the left of a {0} car', non_spatial='A {0} cat is looking at a {1} car.', complex='The {0} cat was on top of the {1} car.')
+COLOR_PAIRS = [('red', 'blue'), ('green', 'yellow'), ('brown', 'white'), ('black', 'pink')]
+
+
+def write_prompt_lists(folder, n=3):
+    "The n prompts of each category and task; of the complex ones one is about space, one about an action, the others about both."
+    folder = Path(folder)
+    for name, text in COMPBENCH.items(): write_lines(folder/'compbench'/f'{name}_val.txt', [text.format(*COLOR_PAIRS[i]) for i in range(n)])
+    for i, kind in enumerate(('spatial', 'action')): write_lines(folder/'compbench'/f'complex_val_{kind}.txt', [COMPBENCH['complex'].format(*COLOR_PAIRS[i])])
+    write_jsonl(folder/'geneval'/'evaluation_metadata.jsonl', [geneval_row(task, i) for task in GENEVAL for i in range(n)])
+    return folder
+
+
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(''.join(f'{line}\n' for line in lines))
+
+
+GENEVAL = ('single_object', 'two_object', 'counting', 'colors', 'position', 'color_attr')
+
+
+def geneval_row(task, i):
+    "A row as the published file has them; JSON turns the tuple into a list."
+    (first, second), (color, other) = PAIRS[i], COLOR_PAIRS[i]
+    def clause(name, **more): return dict({'class': name, 'count': 1}, **more)
+    include = dict(single_object=[clause(first)], two_object=[clause(first), clause(second)], counting=[clause(first, count=2)], colors=[clause(first, color=color)],
+                   position=[clause(second), clause(first, position=('left of', 0))], color_attr=[clause(first, color=color), clause(second, color=other)])[task]
+    more = dict(exclude=[clause(first, count=3)]) if task == 'counting' else {}
+    return dict(tag=task, include=include, **more, prompt=f'a photo of a {first}, {task}, {i}')
 
 
 def pack(folder, **others):

@@ -15,8 +15,10 @@ from tokencompose.core import read_jsonl, write_jsonl
 from tokencompose.data import fetch as module
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.fetch import archive_source, download, extract, fetch, fetch_annotations, fetch_photos, FetchError
-from tokencompose.data.fetch import listed_photos, LOCK, photo_sources, Source, vsr_sources
+from tokencompose.data.fetch import COMPBENCH_URL, listed_photos, LOCK, photo_sources, prompt_sources, Source, vsr_sources
 from tokencompose.metrics.benchmarks import benchmark_prompts, for_benchmark
+from tokencompose.metrics.compbench import CATEGORIES, read_compbench
+from tokencompose.metrics.geneval import read_geneval
 from tokencompose.profiles import SD14
 
 NOTEBOOK = 'data_prep/00_fetch.ipynb'
@@ -412,13 +414,14 @@ def test_photos_of_another_split(server, tmp_path):
 
 # ---- the notebook
 
-def given(server, **more): return dict(profile='sd14', coco_url=server.url, vsr_url=f'{server.url}/vsr', annotations_sha256=sha256(server.folder/ZIP), val_images=2, threads=3, wait=.01) | more
+def given(server, **more): return dict(profile='sd14', coco_url=server.url, vsr_url=f'{server.url}/vsr', compbench_url=f'{server.url}/compbench', geneval_url=f'{server.url}/geneval', annotations_sha256=sha256(server.folder/ZIP), val_images=2, threads=3, wait=.01) | more
 
 
 def test_the_notebook_fetches(server, tmp_path):
     run(NOTEBOOK, tmp_path, **given(server))
     files = contents(tmp_path/'out')
     assert {'provenance.json', 'photos.png', 'vsr/train.jsonl', 'LICENCES.md'} <= set(files)
+    assert [row['category'] for row in read_compbench(tmp_path/'out'/'compbench')][::3] == list(CATEGORIES) and len(read_geneval(tmp_path/'out'/'geneval'/'evaluation_metadata.jsonl')) == 18
     assert json.loads(files['provenance.json'])['counts']['fetched'] == 8
     server.requests.clear()
     run(NOTEBOOK, tmp_path, **given(server))
@@ -485,3 +488,18 @@ def test_the_published_checksum_and_addresses():
     assert source.sha256.startswith('113a836d90195ee1') and source.bytes == 252_907_541 and source.url == 'https://s3.amazonaws.com/images.cocodataset.org/annotations/annotations_trainval2017.zip'
     assert all(s.url.startswith('https://') and '/master/' not in s.url for s in vsr_sources())
     assert (ROOT/NOTEBOOK).is_file()
+
+
+# ---- prompts of the other benchmarks
+
+def test_prompt_lists_come_from_named_commits_and_one_is_checked():
+    sources = prompt_sources()
+    assert all(len(source.url.split('/')[5]) == 40 for source in sources) and len({source.path for source in sources}) == 9
+    assert [source.path for source in sources if source.sha256] == ['compbench/color_val.txt']
+    assert not [source for source in prompt_sources('http://mirror') if source.sha256], 'a mirror may hold another edition'
+
+
+def test_a_prompt_list_that_is_not_the_published_one(server, tmp_path):
+    sources = [Source('compbench/color_val.txt', f'{server.url}/compbench/color_val.txt', 'MIT', prompt_sources()[0].sha256)]
+    with pytest.raises(FetchError, match='where 1634259756dbc77d… is published'): fetch(tmp_path, sources, **FAST)
+    assert not (tmp_path/'compbench'/'color_val.txt').exists() and 'T2I-CompBench' in COMPBENCH_URL

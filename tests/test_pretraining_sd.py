@@ -1,7 +1,9 @@
 "The recipes of the base models: what is refused, and a second model with other values for everything."
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -19,7 +21,9 @@ SIZES = dict(resolution=80, prediction_type='v_prediction', channels=(16, 32, 48
     (dict(resolution=0), 'multiple of 16'),
     (dict(prediction_type='v'), 'epsilon or v_prediction'),
     (dict(heads=(2, 2)), 'three levels'),
-    (dict(channels=(8,)*4), 'three levels')])
+    (dict(channels=(8,)*4), 'three levels'),
+    (dict(world='moon'), 'web or attributes'),
+    (dict(vae='a', start='b'), 'keeps its autoencoder')])
 def test_a_wrong_recipe_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message): BaseConfig(**wrong)
 
@@ -65,3 +69,59 @@ def test_the_zoo_forgets_where_a_part_was_loaded_from(second):
 def test_card_of_an_autoencoder_taken_over(second):
     card = base_card(second.config, second.report, SCORES, 30, 'nbs/here.ipynb')
     assert '80 pixels' in card and 'v prediction' in card and 'vae_steps' not in card and 'unchanged' in card
+
+
+# ---- going on from another model
+
+def further(second, **changes):
+    return BaseConfig(**dict(start=f'{second.folder}/sd', world='attributes', web_scenes=8, unet_steps=3, unet_batch=2, resolution=80, prediction_type='v_prediction') | changes)
+
+
+@pytest.fixture(scope='module')
+def begun(second):
+    save_zoo([second.pipe], second.folder/'sd', '# card')
+    second.further, second.further_report = pretrain_base(second.folder/'further', further(second))
+    return second
+
+
+def test_a_model_goes_on_with_its_words_and_its_autoencoder(begun):
+    pipe, report = begun.further, begun.further_report
+    start = load_pipeline(f'{begun.folder}/sd', device='cpu')
+    assert pipe.tokenizer.get_vocab() == start.tokenizer.get_vocab() and pipe.tokenizer.pad_token_id == 0
+    assert pipe.scheduler.config.prediction_type == 'v_prediction'
+    for part, moves in dict(vae=False, text_encoder=True, unet=True).items():
+        a, b = (getattr(p, part).state_dict().values() for p in (start, pipe))
+        assert any(not torch.equal(x, y) for x, y in zip(a, b)) == moves, part
+    card = base_card(further(begun), report, SCORES, 30, 'nbs/here.ipynb')
+    assert 'trained further' in card and report['begun'] in card and 'channels' not in card and 'unchanged' in card
+
+
+def test_the_card_tells_of_attributes():
+    index = pd.MultiIndex.from_product([['color', 'plate'], ['seen', 'held out']])
+    table = pd.DataFrame(dict(mean=[90., 80., 70., 60.], low=50., high=95.), index=index)
+    card = base_card(BaseConfig(), dict(vae_psnr_db=20., samples_seen=4), SCORES, 30, 'nbs/here.ipynb', dict(before=table, after=table))
+    assert card.count('\n- ') == 6 and 'before, for the pairs' in card and 'color 90.0 [50.0, 95.0] and 80.0 [50.0, 95.0]; plate 70.0' in card
+
+
+def test_a_stop_leaves_no_trace(begun, monkeypatch):
+    "The learning rate depends on the step, so an interrupted run goes on exactly."
+    import tokencompose.pretraining.fit as fit_module
+    store, stop = fit_module._store, iter([False, True])
+    def store_and_stop(*args):
+        store(*args)
+        if next(stop, False): raise KeyboardInterrupt
+    monkeypatch.setattr(fit_module, '_store', store_and_stop)
+    monkeypatch.setattr(fit_module, 'time', SimpleNamespace(monotonic=itertools.count(0, 1000).__next__))  # saves after every step
+    with pytest.raises(KeyboardInterrupt): pretrain_base(begun.folder/'halves', further(begun))
+    monkeypatch.undo()
+    again, _ = pretrain_base(begun.folder/'halves', further(begun))
+    for a, b in zip(begun.further.unet.state_dict().values(), again.unet.state_dict().values()): assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(resolution=64), 'latents of 20 a side'),
+    (dict(prediction_type='epsilon'), 'with v_prediction'),
+    (dict(unet_steps=4), 'unet_steps: 3 there, 4 now'),
+    (dict(world='web'), 'made with other settings')])
+def test_another_recipe_is_refused(begun, changes, message):
+    with pytest.raises(ValueError, match=message): pretrain_base(begun.folder/'further', further(begun, **changes))

@@ -88,7 +88,7 @@ def write_prepared(folder):
 
 # Parameters; "{name}" stands for a folder that INPUTS makes, and out_dir is always a new temporary folder.
 TOY = {
-    'data_prep/00_scenes.ipynb': dict(profile='mini', train_images=6, val_images=2),
+    'data_prep/00_scenes.ipynb': dict(profile='mini', train_images=6, val_images=2, hold_out=True),
     'data_prep/00_fetch.ipynb': dict(profile='mini'),
     'data_prep/01_select_captions.ipynb': dict(profile='mini', source='{scenes}', max_images=5),
     'data_prep/02_tag_nouns.ipynb': dict(profile='mini', captions='{stages}/captions'),
@@ -107,6 +107,7 @@ TOY = {
     'nbs/6_pretraining/pretrain_clip.ipynb': dict(steps=2, batch_size=4, scenes=16, test_scenes=32, zoo='{empty}/clip'),
     'nbs/6_pretraining/pretrain_tagger.ipynb': dict(steps=2, batch_size=4, scenes=8, pool=200, test_scenes=8, real='nowhere', zoo='{empty}/tagger'),
     'nbs/6_pretraining/pretrain_groundingdino.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/groundingdino'),
+    'nbs/6_pretraining/pretrain_blip.ipynb': dict(steps=2, batch_size=2, scenes=8, test_scenes=8, zoo='{empty}/blip'),
     'nbs/6_pretraining/pretrain_sam.ipynb': dict(steps=2, batch_size=2, test_scenes=8, zoo='{empty}/sam'),
     'paper_figures/figure2.ipynb': dict(profile='mini', data='{prepared}', pictures=2, runs='{empty}', real='nowhere.jsonl'),
     'paper_figures/table1.ipynb': dict(profile='mini', runs='{empty}'),
@@ -119,7 +120,7 @@ TOY = {
 }
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
-    'data_prep/00_scenes.ipynb': ['provenance.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl', 'flickr30k/val.txt', 'flickr30k/Sentences/0.txt'],
+    'data_prep/00_scenes.ipynb': ['provenance.json', 'held_out_attributes.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl', 'flickr30k/val.txt', 'flickr30k/Sentences/0.txt'],
     'data_prep/00_fetch.ipynb': [],
     'data_prep/01_select_captions.ipynb': ['provenance.json', 'captions.jsonl'],
     'data_prep/02_tag_nouns.ipynb': ['provenance.json', 'nouns.jsonl'],
@@ -138,6 +139,7 @@ RESULTS = {
     'nbs/6_pretraining/pretrain_clip.ipynb': ['clip.pt', 'provenance.json'],
     'nbs/6_pretraining/pretrain_tagger.ipynb': ['tagger.pt', 'provenance.json'],
     'nbs/6_pretraining/pretrain_groundingdino.ipynb': ['groundingdino.pt', 'provenance.json'],
+    'nbs/6_pretraining/pretrain_blip.ipynb': ['blip.pt', 'mistakes.png', 'provenance.json'],
     'nbs/6_pretraining/pretrain_sam.ipynb': ['sam.pt', 'provenance.json'],
     'paper_figures/figure2.ipynb': ['figure2_captions.png', 'figure2_masks.png', 'figure2_steps.md', 'figure2_masks.md'],
     'paper_figures/table1.ipynb': ['table1.md', 'table1.csv', 'table1.txt', 'table1_ade20k.md', 'table1_difference.md'],

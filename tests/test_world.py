@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tokencompose.core import keyed_rng
-from tokencompose.data.world import (ADE_CLASSES, ANY, captions_of, CLASSES, COCO_CLASSES, common_pairs, DISTRACTORS,
-                                     draw_names, draw_scene, enumerate_words, held_out_pairs, PLACES, plate, PLATES,
-                                     relation_of, render, sprite, Thing, VSR, WEB)
+from tokencompose.data.world import (ADE_CLASSES, ANY, ATTRIBUTED, ATTRIBUTES, captions_of, CLASSES, COCO_CLASSES,
+                                     COLORS, common_pairs, DISTRACTORS, draw_names, draw_scene, enumerate_words,
+                                     held_out_attributes, held_out_pairs, Mixture, own_colors, PLACES, plate, PLATES,
+                                     relation_of, render, shown_attributes, sprite, Thing, VSR, WEB)
 
 FORBIDDEN = held_out_pairs()
 
@@ -85,6 +86,44 @@ def test_forbidden_pairs_are_never_drawn_and_shares_are_the_mixtures():
 def test_distractors_are_no_class():
     things = [t for i in range(20) for t in draw_scene((0, 'judge', i), ANY, distractors=1.).things]
     assert {t.name for t in things} <= set(DISTRACTORS)
+
+
+# ---- attributes that some classes never have
+
+UNSEEN = held_out_attributes()
+
+
+def test_the_list_of_held_out_attributes_is_one():
+    values = {value: kind for kind, own in ATTRIBUTES.items() for value in own}
+    assert len(UNSEEN) == 3*len(values) and all(sum(v == value for v, _ in UNSEEN) == 3 for value in values)
+    for value, name in UNSEEN: assert name in CLASSES and (value not in COLORS or value not in own_colors(name))
+    for name in CLASSES:  # of every kind, a class is seen with all values but one
+        for own in ATTRIBUTES.values(): assert sum((v, name) in UNSEEN for v in own) <= 1
+
+
+def test_plain_drawings_have_their_colours():
+    seen = {name: own_colors(name) for name in CLASSES}
+    for name, color in dict(apple='red', banana='yellow', broccoli='green', elephant='').items():
+        assert not color or color in seen[name]
+    assert all(len(colors) < 4 for colors in seen.values())
+
+
+def test_no_scene_shows_a_held_out_attribute_and_the_rest_are_as_they_were():
+    plain = [draw_scene((0, 'held out', i), ATTRIBUTED, forbidden=FORBIDDEN) for i in range(1500)]
+    drawn = [draw_scene((0, 'held out', i), ATTRIBUTED, forbidden=FORBIDDEN, unseen=UNSEEN) for i in range(1500)]
+    assert not UNSEEN & set(shown_attributes(drawn))
+    touched = [bool(UNSEEN & set(shown_attributes([scene]))) for scene in plain]
+    assert 20 < sum(touched) < 300 and [a != b for a, b in zip(plain, drawn)] == touched
+    for a, b in zip(plain, drawn): assert [(t.name, t.box) for t in a.things] == [(t.name, t.box) for t in b.things]
+    shares = {kind: sum(bool(getattr(t, kind)) for s in drawn for t in s.things)/sum(len(s.things) for s in drawn) for kind in ATTRIBUTES}
+    assert .17 < shares['color'] < .23 and .07 < shares['texture'] < .13 and .07 < shares['plate'] < .13
+
+
+def test_a_second_attribute_is_of_another_kind():
+    both = Mixture((1.,), 0., attributes=1., kinds=('color', 'texture', 'plate'), second=1.)
+    for i in range(50):
+        (thing,) = draw_scene((0, 'two', i), both, unseen=UNSEEN).things
+        assert sum(bool(getattr(thing, kind)) for kind in ATTRIBUTES) == 2 and not UNSEEN & {(getattr(thing, k), thing.name) for k in ATTRIBUTES}
 
 
 # ---- captions

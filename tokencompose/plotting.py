@@ -387,7 +387,7 @@ def _encoded(picture, kind, **options) -> bytes:
     picture.save(buffer, kind, optimize=True, **options)
     return buffer.getvalue()
 
-# %% ../nbs/0_base/06_plotting.ipynb #afb58173
+# %% ../nbs/0_base/06_plotting.ipynb #929e2c59
 def compact_picture(
     data: bytes,  # A PNG
 ) -> tuple:  # ("png" or "jpeg", bytes)
@@ -397,7 +397,7 @@ def compact_picture(
     picture = _opaque(picture)
     reduced, forms = _with_palette(picture), dict(png=_encoded(picture, 'png'))
     if reduced is not None: return 'png', min(_encoded(reduced, 'png'), forms['png'], key=len)
-    forms['jpeg'] = _encoded(picture, 'jpeg', quality=75, subsampling=0)
+    forms['jpeg'] = _encoded(picture, 'jpeg', quality=72)
     return min(forms.items(), key=lambda item: len(item[1]))
 
 def compact_notebook(

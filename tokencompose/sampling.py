@@ -26,6 +26,7 @@ _PRECISIONS = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 class Recipe(Settings):
     "How a picture is drawn."
     seed: int = 0  # Of the initial noise
+    shared_noise: bool = False  # The noise of a round is that of torch's seed + round, for all prompts the same
     inference_steps: int = 50  # Denoising steps
     guidance_scale: float = 7.5  # Classifier-free guidance; no second forward at 1 or below
     scheduler: str = 'ddim'  # ddim or pndm
@@ -87,8 +88,11 @@ def initial_noise(
     items: list,  # (prompt id, round) pairs
     shape: tuple,  # Of one latent
     seed: int = 0,
+    shared: bool = False,  # As in `Recipe.shared_noise`
 ) -> torch.Tensor:  # (items, *shape), on the CPU
     "The noise that belongs to each picture, for every model that has latents of this shape."
+    if shared:
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + r)) for _, r in items])
     return keyed_randn([(seed, 'noise', prompt_id, round) for prompt_id, round in items], shape)
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #7bf8d592
@@ -155,7 +159,7 @@ def draw_batches(
     draw = _called if call else _drawn
     for start in range(0, len(items), batch):
         part = items[start:start + batch]
-        noise = initial_noise(part, shape, recipe.seed).to(pipe.unet.device, pipe.unet.dtype)
+        noise = initial_noise(part, shape, recipe.seed, recipe.shared_noise).to(pipe.unet.device, pipe.unet.dtype)
         yield part, draw(pipe, call or states, [texts[name] for name, _ in part], noise, recipe)
 
 def _drawn(pipe, states, prompts, noise, recipe):
@@ -219,7 +223,7 @@ def save_picture(
     pixels = (picture*255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     with atomic_path(path, sync=False) as temporary: Image.fromarray(pixels).save(temporary)
 
-# %% ../nbs/3_sampling/00_sampling.ipynb #a03abbb1
+# %% ../nbs/3_sampling/00_sampling.ipynb #f40e78ef
 def pipeline_hash(pipe) -> str:
     "Hash of all weights and settings that a picture depends on."
     return '-'.join(model_fingerprint(model)[:16] for model in (unwrap(pipe.unet), pipe.vae, pipe.text_encoder))
@@ -231,9 +235,9 @@ def _settings(pipe, texts, recipe, call) -> dict:
 
 def _differences(old, new) -> list:
     "In words, where pictures that are there were made in another way."
-    found = []
+    found, silent = [], Recipe().to_dict()  # a field that an older folder does not name was at its default
     for key, now in new['recipe'].items():
-        there = old['recipe'].get(key)
+        there = old['recipe'].get(key, silent.get(key))
         if there != now: found.append(f'{key} {there!r} there, {now!r} now')
     for key, name in (('model', 'model weights'), ('method', 'method')):
         if old[key] != new[key]: found.append(f'other {name}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
            'cached_dataset', 'make_batch', 'Run', 'update', 'train', 'check_launch', 'check_supervision', 'set_up',
-           'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'look', 'bookkeep', 'save',
+           'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save',
            'finish', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
@@ -299,7 +299,7 @@ class MetricsLog:
             for k, v in line.items():
                 if k != 'step' and isinstance(v, (int, float)): self.board.add_scalar(k, v, line['step'])
 
-# %% ../nbs/1_method/08_training.ipynb #9af49322
+# %% ../nbs/1_method/08_training.ipynb #01bd7176
 @torch.no_grad()
 def validation_losses(unet, scheduler, data: CachedDataset, pipe, config: TrainConfig, device) -> dict:
     "Mean losses on held-out rows at fixed (noise, timestep)."
@@ -324,7 +324,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(images, 1, len(images)).save(path)
 
-def look(run: Run):
+def preview(run: Run):
     "Validation losses and sample grid of this moment."
     run.unet.eval()
     with run.capture.paused() if run.capture else contextlib.nullcontext():
@@ -336,7 +336,7 @@ def look(run: Run):
             sample_grid(run.pipe, run.unet, run.config, run.out/'samples'/f'step-{run.step:07d}.png')
     run.unet.train()
 
-# %% ../nbs/1_method/08_training.ipynb #fda2fe38
+# %% ../nbs/1_method/08_training.ipynb #8f6e4fcd
 def bookkeep(run: Run, norm: torch.Tensor, last: int):
     "Log, checkpoint and look where it is time; all processes wait for a checkpoint."
     config, step = run.config, run.step
@@ -344,7 +344,7 @@ def bookkeep(run: Run, norm: torch.Tensor, last: int):
         run.bar.update()
         if step % config.log_every == 0 or step == last: run.log.write(step, grad_norm=float(norm))
         if step % config.checkpoint_every == 0 or step == last: save(run)
-        if config.sample_every and (step % config.sample_every == 0 or step == config.steps): look(run)
+        if config.sample_every and (step % config.sample_every == 0 or step == config.steps): preview(run)
     if step % config.checkpoint_every == 0: run.accelerator.wait_for_everyone()
 
 def save(run: Run):

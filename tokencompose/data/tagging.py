@@ -7,7 +7,7 @@ __all__ = ['LEFT_OUT', 'NOUN_RULES', 'Word', 'Tagger', 'plain_text', 'cut_words'
            'flair_sentence', 'new_tagger', 'read_flair_file', 'FlairTagger', 'SpacyTagger', 'load_tagger',
            'noun_records', 'tag_captions', 'read_captions', 'count_nouns', 'noun_page', 'agreement']
 
-# %% ../../nbs/2_data/06_data.tagging.ipynb #6e3e9f03
+# %% ../../nbs/2_data/06_data.tagging.ipynb #e1eb4d8f
 import contextlib, functools, importlib, importlib.metadata, logging, pickle, re, unicodedata
 from collections import Counter
 from pathlib import Path

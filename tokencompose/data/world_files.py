@@ -87,7 +87,7 @@ def _write_flickr30k(folder, scenes, seed, bar):
         bar.update()
     write_text(folder/'val.txt', ''.join(f'{scene.id}\n' for scene in scenes))
 
-# %% ../../nbs/2_data/01_data.world_files.ipynb #02f7c154
+# %% ../../nbs/2_data/01_data.world_files.ipynb #7c2181a7
 def write_world(
     folder,  # Receives `train2017/`, `val2017/`, `annotations/`, `vsr/`, `flickr30k/`
     train: int,  # Scenes to fine-tune on (all named by the VSR list)
@@ -95,11 +95,14 @@ def write_world(
     seed: int = 0,
     size: int = 64,
     mixture: Mixture = VSR,
+    unseen: set = frozenset(),  # Pairs (attribute, class) that no scene to fine-tune on shows
 ) -> dict:  # Counts
     "Draw a world and write it in COCO's and VSR's formats; a picture that is there as it should be is left alone."
     folder, forbidden = Path(folder), held_out_pairs()
     bar = Progress(train + 2*val, 'scenes', 'image')
-    def draw(split, count): return [draw_scene((seed, split, i), mixture, size, forbidden) for i in range(count)]
+    def draw(split, count):
+        never = unseen if split == 'train2017' else frozenset()
+        return [draw_scene((seed, split, i), mixture, size, forbidden, unseen=never) for i in range(count)]
     for split, count in dict(train2017=train, val2017=val).items():
         scenes = draw(split, count)
         for scene in scenes:
@@ -110,6 +113,7 @@ def write_world(
         if split == 'train2017': write_jsonl(folder/'vsr'/'train.jsonl', [_statement(s, split) for s in scenes])
     _write_flickr30k(folder/'flickr30k', draw('flickr30k', val), seed, bar)
     write_json(folder/'held_out_pairs.json', sorted(map(sorted, forbidden)))
+    if unseen: write_json(folder/'held_out_attributes.json', sorted(unseen))
     counts = dict(train=train, val=val, seed=seed, size=size)
     write_json(folder/'provenance.json', provenance(counts, source='OpenMoji 17, CC BY-SA 4.0'))
     return counts

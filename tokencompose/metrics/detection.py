@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUERY', 'OWL_MEAN', 'OWL_STD', 'FLOOR', 'Judge', 'load_judge', 'new_owlv2', 'tiny_judge', 'pixels', 'normalize',
            'query_embeddings', 'box_scores', 'query_ids', 'owlv2_forward', 'class_scores', 'corners', 'read_detections',
-           'detect']
+           'judge_pictures', 'detect']
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #14c349dc
 from concurrent.futures import ThreadPoolExecutor
@@ -226,23 +226,22 @@ def _plain(values) -> list:
     "Floats that keep float32's digits and no more."
     return [[float(str(v)) for v in row] for row in np.asarray(values, dtype=np.float32)]
 
-def _records(judge, paths: dict, queries, keep_boxes, pool) -> list:
-    "Verdicts on one batch: item -> its picture."
-    items, paths = list(paths), list(paths.values())
+def _verdicts(judge, paths: list, queries, keep_boxes, pool) -> list:
+    "What the judge says about one batch of pictures."
     images = list(pool.map(lambda path: pixels(judge, path), paths))
     scores, boxes = box_scores(judge, torch.cat(images), queries)
     if not all(s.isfinite().all() for s in scores):
         raise ValueError(f'The judge gave scores that are not finite for one of {paths[0]} and the {len(paths) - 1} '
                          'after it: its weights are damaged.')
-    records = []
-    for (prompt_id, round), path, score, box in zip(items, paths, scores, boxes):
+    verdicts = []
+    for path, score, box in zip(paths, scores, boxes):
         keep = score.amax(1) >= FLOOR
-        record = dict(prompt_id=prompt_id, round=round, image=file_sha256(path)[:16], scores=_plain(score[keep].cpu()))
+        verdict = dict(scores=_plain(score[keep].cpu()))
         if keep_boxes:
             inside = corners(box[keep].cpu(), load_image(path).size, judge.pads)
-            record['boxes'] = inside.round(decimals=2).tolist()
-        records.append(record)
-    return records
+            verdict['boxes'] = inside.round(decimals=2).tolist()
+        verdicts.append(verdict)
+    return verdicts
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #a9232887
 def read_detections(
@@ -251,12 +250,12 @@ def read_detections(
     "All records of a folder, of the current and of earlier pictures."
     return [record for path in sorted(Path(folder).glob('part-*.jsonl')) for record in read_jsonl(path)]
 
-def _valid_records(folder, hashes) -> dict:
+def _valid_records(folder, hashes, fits) -> dict:
     "Item -> record, of pictures as they are now."
     found = {}
     for record in read_detections(folder):
         item = record['prompt_id'], record['round']
-        if hashes.get(item) == record['image']: found[item] = record
+        if hashes.get(item) == record['image'] and (not fits or fits(record)): found[item] = record
     return {item: found[item] for item in hashes if item in found}
 
 def _check_judge(folder, settings):
@@ -278,10 +277,44 @@ def _present(images, items) -> dict:
 
 def _write_part(folder, records):
     first = records[0]
-    name = f'part-{first["prompt_id"]}_{first["round"]}-{len(records)}-{first["image"]}.jsonl'
-    write_jsonl(Path(folder)/name, records)
+    name, again = f'part-{first["prompt_id"]}_{first["round"]}-{len(records)}-{first["image"]}', ''
+    while (Path(folder)/f'{name}{again}.jsonl').exists(): again += '+'  # asked anew, see `fits`
+    write_jsonl(Path(folder)/f'{name}{again}.jsonl', records)
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #cb6a25a3
+def judge_pictures(
+    look,  # Called with {(prompt id, round): path}, at most `batch`; gives a dict for each, in order
+    images,  # Folder of pictures <prompt id>_<round>.png
+    prompts: list,  # Rows with unique_id and text
+    rounds: int,  # Pictures a prompt
+    folder,  # Where the verdicts go
+    settings: dict,  # Whatever decides about a verdict: a folder made with other ones is refused
+    batch: int = 16,  # Pictures side by side
+    share: tuple = None,  # (rank, world): only this part of the list; None asks the launcher
+    part: int = 256,  # Pictures a file
+    fits=None,  # Whether a record still answers what is asked; all do when None
+) -> list:  # Records (prompt_id, round, image, and what `look` gave) of all pictures that are judged by now
+    "Judge what is not judged yet."
+    items = work_list(prompts, rounds)
+    paths = _present(images, items)
+    _check_judge(folder, settings)
+    with ThreadPoolExecutor(8) as pool:
+        hashes = dict(zip(items, pool.map(lambda path: file_sha256(path)[:16], paths.values())))
+    (rank, world), part = share or process_share(), max(part//batch, 1)*batch
+    own, done = items[rank::world], _valid_records(folder, hashes, fits)
+    todo = [item for item in own if item not in done]
+    bar = Progress(len(own), 'judge', 'image', done=len(own) - len(todo))
+    for start in range(0, len(todo), part):
+        records, chunk = [], todo[start:start + part]
+        for at in range(0, len(chunk), batch):
+            some = {item: paths[item] for item in chunk[at:at + batch]}
+            for (prompt, r), verdict in zip(some, look(some), strict=True):
+                records.append(dict(prompt_id=prompt, round=r, image=hashes[prompt, r], **verdict))
+            bar.update(len(some))
+        _write_part(folder, records)
+    return list(_valid_records(folder, hashes, fits).values())
+
+# %% ../../nbs/4_metrics/02_metrics.detection.ipynb #da08b3c2
 def detect(
     judge: Judge,
     images,  # Folder of pictures <prompt id>_<round>.png
@@ -294,22 +327,11 @@ def detect(
     part: int = 256,  # Pictures a file
 ) -> list:  # Records of all pictures asked for that are judged by now
     "Judge what is not judged yet."
-    items, names = work_list(prompts, rounds), {row['unique_id']: prompt_classes(row) for row in prompts}
-    paths = _present(images, items)
-    _check_judge(folder, dict(judge=judge.label, query=QUERY, floor=FLOOR, boxes=keep_boxes))
+    names = {row['unique_id']: prompt_classes(row) for row in prompts}
     embedded = query_embeddings(judge, sorted({name for row in names.values() for name in row}))
-    def queries(item): return torch.stack([embedded[name] for name in names[item[0]]])
-    (rank, world), part = share or process_share(), max(part//batch, 1)*batch
+    def queries(prompt): return torch.stack([embedded[name] for name in names[prompt]])
+    settings = dict(judge=judge.label, query=QUERY, floor=FLOOR, boxes=keep_boxes)
     with ThreadPoolExecutor(8) as pool:
-        hashes = dict(zip(items, pool.map(lambda path: file_sha256(path)[:16], paths.values())))
-        own, done = items[rank::world], _valid_records(folder, hashes)
-        todo = [item for item in own if item not in done]
-        bar = Progress(len(own), 'judge', 'image', done=len(own) - len(todo))
-        for start in range(0, len(todo), part):
-            records, chunk = [], todo[start:start + part]
-            for at in range(0, len(chunk), batch):
-                some = {item: paths[item] for item in chunk[at:at + batch]}
-                records += _records(judge, some, [queries(item) for item in some], keep_boxes, pool)
-                bar.update(len(some))
-            _write_part(folder, records)
-    return list(_valid_records(folder, hashes).values())
+        def look(some):
+            return _verdicts(judge, list(some.values()), [queries(prompt) for prompt, _ in some], keep_boxes, pool)
+        return judge_pictures(look, images, prompts, rounds, folder, settings, batch, share, part)

@@ -78,7 +78,7 @@ def fit(
     if ema: ema.copy_to(net.parameters())
     return dict(net.eval().items())
 
-# %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #9f242491
+# %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #081a99bd
 def scene_pool(
     count: int,  # Scenes
     mixture=WEB,  # How scenes are drawn
@@ -86,10 +86,11 @@ def scene_pool(
     seed: int = 0,
     size: int = 64,
     distractors: float = 0.,
-    forbidden: set = frozenset(),
+    forbidden: set = frozenset(),  # Pairs of classes never to show together
+    unseen: set = frozenset(),  # Pairs (attribute, class) never to show
 ) -> list:  # Of `Scene`
     "A pool of scenes, each a function of (seed, name, index)."
-    return [draw_scene((seed, name, i), mixture, size, forbidden, distractors) for i in range(count)]
+    return [draw_scene((seed, name, i), mixture, size, forbidden, distractors, unseen) for i in range(count)]
 
 def draw_pictures(scenes: list) -> torch.Tensor:  # (scenes, 3, size, size), uint8
     "Render a pool."

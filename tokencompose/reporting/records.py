@@ -53,7 +53,7 @@ def data_digest(
     models = [settings.noun_rule, *(model_digest(*model) for model in found_by if model[0])]
     return digest([files_digest(files, data), masks, models if masks == 'automatic' else []])
 
-# %% ../../nbs/7_tables/03_reporting.records.ipynb #384ab5de
+# %% ../../nbs/7_tables/03_reporting.records.ipynb #da73fa9e
 _PLACES = ('data', 'images', 'model', 'revision', 'seed')
 
 def training_digest(config) -> str:
@@ -73,10 +73,17 @@ def _asked(settings, metric, benchmark, data):
     rows = benchmark_prompts(benchmark, own, data)
     return [recipe_of(settings), own.rounds, [(row['unique_id'], row['text']) for row in rows]]
 
+_SEEN_BY = dict(  # names of models stand for them here, with their revisions
+    compbench=('vqa', 'vqa_revision', 'vqa_side', 'clipscore', 'clipscore_revision', 'judge', 'judge_revision',
+               'judge_threshold', 'chunker', 'spatial_rules', 'published_noise'),
+    geneval=('instances', 'instances_revision', 'instances_threshold', 'counting_threshold', 'segmenter',
+             'color_clip', 'color_clip_revision'))
+
 def _judge(settings, metric):
     detector = settings.judge, settings.judge_revision
     if metric == 'visor' and settings.visor_judge: detector = settings.visor_judge, settings.visor_judge_revision
     if metric in ('multigen', 'visor'): return [model_digest(*detector), settings.judge_threshold]
+    if metric in _SEEN_BY: return [getattr(settings, name) for name in _SEEN_BY[metric]]
     if metric != 'fid': return []
     clip = settings.extractor == 'clip'
     return model_digest(settings.clip, settings.clip_revision) if clip else model_digest(settings.inception)

@@ -34,7 +34,7 @@ def toy_result(
     return dict(metric=metric, method=method, profile=profile, seed=seed, **mg_result(records, prompts), cost=cost,
                 provenance={}, judge='toy judge') | changes
 
-# %% ../../nbs/7_tables/01_reporting.results.ipynb #50dff1c0
+# %% ../../nbs/7_tables/01_reporting.results.ipynb #d5f5159a
 @dataclass(frozen=True)
 class Metric:
     "How a column is called and printed."
@@ -55,6 +55,7 @@ METRICS = {
     'daam': Metric('DAAM', 3, bounds=(0, 1)),
     'grounding': Metric('grounding', 3, bounds=(0, 1)),
     'compbench': Metric('CompBench', 3),
+    'geneval': Metric('GenEval', 3, bounds=(0, 1)),
     'examples': Metric('redrawn', 4, False),
     'pipeline': Metric('data pipeline', 3, bounds=(0, 1)),
     'training': Metric('training', 1, False),
