@@ -6,8 +6,8 @@
 __all__ = ['repo_root', 'resolve', 'key_to_int', 'keyed_generator', 'keyed_rng', 'keyed_randn', 'epoch_order', 'SampleOrder',
            'process_share', 'in_parallel', 'atomic_path', 'write_text', 'read_text', 'write_json', 'read_json',
            'write_jsonl', 'json_rows', 'read_jsonl', 'image_name', 'file_sha256', 'hash_of', 'cache_folder',
-           'content_sha256', 'differences', 'git_commit', 'default_device', 'device_name', 'provenance', 'Progress',
-           'Settings', 'check_type', 'some_of']
+           'content_sha256', 'files_hash', 'differences', 'git_commit', 'default_device', 'device_name', 'provenance',
+           'Progress', 'Settings', 'check_type', 'some_of']
 
 # %% ../nbs/0_base/00_core.ipynb #2408998c
 import codecs, contextlib, dataclasses, difflib, functools, hashlib, importlib.metadata, json, math, numbers, os
@@ -65,7 +65,7 @@ def epoch_order(
 class SampleOrder:
     "Endless shuffled sequence over a data set; `order.batch(step, n)` needs no history."
     def __init__(self, size: int, seed: int):
-        if size < 1: raise ValueError('The data set is empty: nothing to order.')
+        if size < 1: raise ValueError(f'size: expected a data set of one row or more, got {size}.')
         self.size, self.seed, self._epochs = size, seed, {}
     def __getitem__(self, place: int) -> int:
         epoch, offset = divmod(place, self.size)
@@ -151,7 +151,7 @@ def json_rows(
         try: return [(value, f'{path}, row {n}') for n, value in enumerate(json.loads(text), 1)]
         except (json.JSONDecodeError, RecursionError) as error:
             if getattr(error, 'msg', '') != 'Extra data':  # one array a line
-                raise ValueError(f'{path} is not valid JSON ({error}).') from None
+                raise ValueError(f'{path} is not valid JSON ({error}): correct it there.') from None
     for n, line in enumerate(re.split(r'\r\n|\r|\n', text), 1):  # not splitlines: a caption may hold U+2028
         if not line.strip(): continue
         try: rows.append((json.loads(line), f'{path}, row {n}'))
@@ -178,9 +178,12 @@ def file_sha256(path) -> str:  # Hex digest
     "SHA-256 of a file."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def hash_of(*parts) -> str:  # 32 hex digits
-    "A number for anything that is JSON-ready."
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def hash_of(
+    value,  # Anything that JSON can say; the order of keys does not count
+    digits: int = 32,
+) -> str:  # So many hex digits
+    "A number for a value."
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:digits]
 
 def cache_folder() -> Path:
     "Where things are kept that can be made again: what TOKENCOMPOSE_CACHE names, else data/cache in the repository."
@@ -217,6 +220,10 @@ def content_sha256(path) -> str:  # Hex digest
         kept[path] = (stamp, sha256)
         _keep(file, [path, *stamp, sha256])
     return sha256
+
+def files_hash(paths, root) -> str:  # 16 hex digits
+    "A number for some files' places below `root` and contents."
+    return hash_of([(path.relative_to(root).as_posix(), content_sha256(path)) for path in sorted(paths)], 16)
 
 # %% ../nbs/0_base/00_core.ipynb #68732f2c
 def _around(old: str, new: str, width: int = 40) -> tuple:

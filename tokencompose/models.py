@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'model_folder', 'load_pipeline', 'load_tokenizer', 'model_path', 'build_tokenizer', 'tokenize', 'new_vae',
            'new_text_encoder', 'new_unet', 'new_scheduler', 'slow_tokenizer', 'new_pipeline', 'tiny_pipeline',
-           'loud_pipeline', 'tiny_unet', 'new_sampler', 'model_fingerprint', 'pipeline_digest']
+           'loud_pipeline', 'tiny_unet', 'new_sampler', 'model_fingerprint', 'model_digest']
 
 # %% ../nbs/0_base/07_models.ipynb #0c755ce4
 import hashlib, json, re, tempfile
@@ -14,7 +14,7 @@ import tokenizers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
-from .core import content_sha256, default_device, hash_of, read_json, resolve
+from .core import content_sha256, default_device, files_hash, hash_of, read_json, resolve
 
 # %% ../nbs/0_base/07_models.ipynb #9918e9f6
 _SINGLE = ('.safetensors', '.ckpt', '.pt', '.pth', '.bin')
@@ -310,20 +310,21 @@ def model_fingerprint(
     return digest.hexdigest()
 
 # %% ../nbs/0_base/07_models.ipynb #c241d115
-def _part_digest(path: Path) -> str:
-    "Of a file; of JSON, without what only tells its history."
-    values = read_json(path) if path.suffix == '.json' else None
-    if not isinstance(values, dict): return content_sha256(path)
-    history = ('transformers_version', 'torch_dtype', 'dtype')
-    return hash_of({k: v for k, v in sorted(values.items()) if k[:1] != '_' and k not in history})
-
-def pipeline_digest(
-    model: str,  # See `model_folder`
-    revision: str = '',  # Commit on the hub
-) -> str:  # 32 hex digits
-    "One number for the weights, settings and vocabulary of a pipeline; names and places do not count."
-    folder = model_folder(model, revision)
+def _files_of(folder: Path) -> list:
+    "The files of a model that say what it is."
+    kinds = ('.safetensors', '.json', '.txt', '.bin', '.pt', '.pth')
+    files = [path for path in folder.rglob('*') if path.suffix in kinds]
+    if not (folder/'model_index.json').is_file(): return files
     _check_kind(folder)
-    settings = [folder/part/'config.json' for part in _PARTS] + [folder/'scheduler'/'scheduler_config.json']
-    words = [path for path in sorted((folder/'tokenizer').iterdir()) if path.suffix in ('.json', '.txt')]
-    return hash_of([_part_digest(path) for path in (*_weights_of(folder)[1], *settings, *words)])
+    weights, parts = _weights_of(folder)[1], {folder/part for part in (*_PARTS, 'tokenizer', 'scheduler')}
+    words = [path for path in files if path.parent in parts and path.suffix in ('.json', '.txt')]
+    return [folder/'model_index.json', *weights, *(path for path in words if '.index.' not in path.name)]
+
+def model_digest(
+    model: str,  # File, folder or hub id
+    revision: str = '',  # Commit on the hub
+) -> str:  # 16 hex digits
+    "A number for the weights, settings and vocabulary of a model; of a hub id for its name and commit."
+    place = resolve(model)
+    if place.is_file(): return content_sha256(place)[:16]
+    return files_hash(_files_of(place), place) if place.is_dir() else hash_of([model, revision], 16)

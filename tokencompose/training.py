@@ -33,7 +33,7 @@ def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
     kind = scheduler.config.prediction_type
     if kind == 'epsilon': return noise
     if kind == 'v_prediction': return scheduler.get_velocity(latents, noise, timesteps)
-    raise ValueError(f'prediction_type {kind!r} is not supported: the losses know epsilon and v_prediction.')
+    raise ValueError(f'prediction_type: expected epsilon or v_prediction, got {kind!r}.')
 
 def step_losses(
     unet,

@@ -48,8 +48,8 @@ def cache_keys(
 ) -> tuple:  # (key of every image, key of every caption)
     "The names under which a data set's samples are cached."
     hashes = in_parallel(content_sha256, map(dataset.image_path, range(len(dataset))))
-    images = [hash_of('moments', 1, sha256, dataset.resolution) for sha256 in hashes]
-    return images, [hash_of('text', 1, dataset.input_ids(i).tolist()) for i in range(len(dataset))]
+    images = [hash_of(['moments', 1, sha256, dataset.resolution]) for sha256 in hashes]
+    return images, [hash_of(['text', 1, dataset.input_ids(i).tolist()]) for i in range(len(dataset))]
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #ebfcc08f
 def _stored(folder: Path, kind: str) -> dict:
@@ -94,7 +94,8 @@ def encode_cache(
 ) -> Path:  # Folder of this pair of models, for `CachedDataset`
     "Encode all images and captions that are not in the cache yet."
     if dataset.flip:
-        raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
+        raise ValueError('A cache holds each image once, unmirrored: '
+                             f'set flip to 0 instead of {dataset.flip}, or train without a cache.')
     folder = Path(cache_dir)/'-'.join([model_fingerprint(vae)[:16], model_fingerprint(text_encoder)[:16], dtype])
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,7 +143,8 @@ def _target_file(dataset, folder: Path, sizes, keep_smallest) -> Path:
     images = [with_row_named(row, image_header, dataset.image_path(i)) for i, row in enumerate(dataset.rows)]
     inputs = [[[path and hashes[path] for path in dataset.mask_paths(i)], dataset.token_ids(i), images[i]]
               for i in range(len(dataset))]
-    key = hash_of(2, inputs, dataset.resolution, dataset.mask_orientation, sizes, dataset.mask_rule, keep_smallest)
+    how = [dataset.resolution, dataset.mask_orientation, sizes, dataset.mask_rule, keep_smallest]
+    key = hash_of([2, inputs, *how])
     return folder/f'targets-{key}.safetensors'
 
 def _target_table(dataset, folder: Path, sizes, keep_smallest, progress) -> TargetTable:
@@ -177,7 +179,8 @@ class CachedDataset:
         progress: bool = True,  # Show a bar while targets are computed
     ):
         if dataset.flip:
-            raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
+            raise ValueError('A cache holds each image once, unmirrored: '
+                             f'set flip to 0 instead of {dataset.flip}, or train without a cache.')
         image_keys, text_keys = cache_keys(dataset)
         self.moments, self.moment_row = _gather(Path(folder), 'moments', image_keys)
         self.states, self.state_row = _gather(Path(folder), 'text', text_keys)

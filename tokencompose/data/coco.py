@@ -68,7 +68,7 @@ def checked_item(item, kinds: dict, where: str) -> dict:
     "The item, if it is an object with these keys of these types."
     if not isinstance(item, dict): raise ValueError(f'{where}: expected an object, got {item!r:.60}.')
     for key, kind in kinds.items():
-        if key not in item: raise ValueError(f'{where}: the key {key!r} is missing.')
+        if key not in item: raise ValueError(f'{where}: the key {key!r} is missing, add it.')
         if kind is int and type(item[key]) in (float, str): item = {**item, key: _whole(item[key])}
         if not isinstance(item[key], kind) or type(item[key]) is bool:
             raise ValueError(f'{where}: {key!r} must be {_NAMES[kind]}, got {item[key]!r:.60}.')
@@ -92,7 +92,7 @@ def items_by_id(
     found = {}
     for item in _sound(items, dict(id=int, **kinds), where, odd):
         if item['id'] not in found: found[item['id']] = item
-        elif odd is None: raise ValueError(f'{where}: the id {item["id"]} comes twice.')
+        elif odd is None: raise ValueError(f'{where}: the id {item["id"]} comes twice, keep one.')
         else: odd.append(f'{where}: the id {item["id"]} comes twice.')
     return found
 
@@ -137,7 +137,7 @@ def listed_images(
         checked_item(row, dict(image=str), where)
         folders = str(row.get('image_link', '')).split('/')[:-1]
         (names if not folders or folders[-1] == split else others)[row['image']] = True
-    if not names: raise ValueError(f'{path} names no image of {split}: nothing to read.')
+    if not names: raise ValueError(f'{path} names no image of {split}: give another list or split.')
     return list(names), len(others)
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #7638b1ad
@@ -149,7 +149,7 @@ def _chosen(images: dict, names, list_path: str, path) -> set:
     missing = [name for name in names if name not in ids]
     if missing:
         raise ValueError(f'{list_path} names the image {missing[0]!r}, which {path} does not have '
-                         f'({len(missing)} are missing in all).')
+                         f'({len(missing)} are missing in all): give the list that belongs to it.')
     return {ids[name] for name in names}
 
 def _image(image: dict, texts: list, things: list, classes: dict, files, odd: list) -> CocoImage:
@@ -185,13 +185,14 @@ def read_coco(
     chosen = _chosen(images, names, f'{source/image_list}', files[0])
     if not chosen & known.keys():
         raise ValueError(f'{files[1]} knows none of the {len(chosen)} images of {files[0].name}: '
-                         'the two files do not belong together.')
+                         'give two files that belong together.')
     texts = _grouped(captions['annotations'], dict(caption=str), images, chosen, f'{files[0]}, annotation', odd)
     kinds = dict(category_id=int, segmentation=(list, dict))
     things = _grouped(objects['annotations'], kinds, known, chosen, f'{files[1]}, annotation', odd)
     rows = [_image(images[i], texts[i], things[i], classes, files, odd) for i in sorted(chosen)]
     if odd: print(f'{source}, {split}: {len(odd)} odd records are left out, the first: {odd[0]}')
-    if not any(rows): raise ValueError(f'{files[0]}: no image has a caption (the first is {min(chosen)}).')
+    if not any(rows): raise ValueError(f'{files[0]}: no image has a caption (the first is {min(chosen)}): '
+                         'give the captions of these images.')
     lists = (source/image_list,) if image_list else ()
     rows = tuple(row for row in rows if row)
     return Coco(rows, tuple(classes.values()), source/split, (*files, *lists), elsewhere, tuple(odd))
@@ -320,7 +321,8 @@ def _instance_mask(image: CocoImage, instance: Instance):
     try: mask = load_mask(instance.segmentation, image.size)
     except ValueError as error: raise ValueError(f'{where}: {error}') from None
     if tuple(mask.shape) != image.size:
-        raise ValueError(f'{where}: its mask has {tuple(mask.shape)} pixels (height, width), its image {image.size}.')
+        raise ValueError(f'{where}: its mask has {tuple(mask.shape)} pixels (height, width), its image {image.size}: '
+                         'correct the size that is wrong.')
     return mask
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #68ea26be
@@ -414,7 +416,7 @@ def _done_rows(folder) -> dict:  # Image id -> (key, row); the key is None in a 
 def _is_whole(folder, row: dict) -> bool:
     return all((folder/mask).is_file() for _, mask in row['attn_list'] if mask)
 
-def _row_file(folder, image_id): return folder/'.rows'/f'{hash_of(image_id)[:16]}.json'
+def _row_file(folder, image_id): return folder/'.rows'/f'{hash_of(image_id, 16)}.json'
 
 def _write(folder, pictures, grounded: Grounded, keep_empty: bool, key: str, old: dict):
     "Masks and row of one image, or None when no noun has a mask."
@@ -437,7 +439,8 @@ def _check_picture(path, image: CocoImage):
     if exif_orientation(picture, path) >= 5: sizes.append(picture.size)  # as a viewer shows it
     if image.size not in sizes:
         raise ValueError(f'The image {path} has {picture.width}x{picture.height} pixels, its annotation says '
-                         f'{image.size[1]}x{image.size[0]}: they do not belong together.')
+                         f'{image.size[1]}x{image.size[0]}: they do not belong together, '
+                         'give the folder of its pictures.')
 
 def _annotations(image: CocoImage) -> list:
     return [image.size, image.captions, [[i.name, i.segmentation, i.crowd] for i in image.instances]]
@@ -458,7 +461,7 @@ def write_rows(
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images of COCO there'
         raise FileNotFoundError(f'There is no folder of images {pictures}: {remedy}.')
     claim_folder(folder, settings)
-    keys = {i.id: hash_of(picture_key(pictures, i.file_name), depends(i))[:16] for i in images}
+    keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
     compare_items(folder, 'rows', {i: key for i, (key, _) in done.items()}, {i: keys[i] for i in done if i in keys})
     for image in images:

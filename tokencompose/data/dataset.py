@@ -138,7 +138,7 @@ def _row(row, where: str) -> Row:
     if not isinstance(row, dict):
         raise ValueError(f'{where}: a row must be an object with file_name, text and attn_list, got {row!r:.80}.')
     missing = [key for key in _KEYS if key not in row]
-    if missing: raise ValueError(f'{where}: {" and ".join(missing)} missing.')
+    if missing: raise ValueError(f'{where}: {" and ".join(missing)} missing, add what is.')
     try: json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError(f'{where}: a string holds half a surrogate pair; write the row again as UTF-8.') from None
@@ -242,7 +242,7 @@ def _match(load, path, stored: tuple, orientation: int, rule: str) -> tuple:
         mask = torch.from_numpy(np.array(_upright(Image.fromarray(mask.numpy().astype(np.uint8)), orientation))).bool()
     elif shape != size and abs(shape[1]*size[0] - shape[0]*size[1]) > max(size):
         raise ValueError(f'the mask {path} has {shape[1]}x{shape[0]} pixels and its image {size[1]}x{size[0]}: '
-                         'they do not belong together.')
+                         'they do not belong together, make the mask again.')
     return mask, size
 
 # %% ../../nbs/1_method/04_data.dataset.ipynb #42082dcf
@@ -269,8 +269,8 @@ class GroundingDataset(torch.utils.data.Dataset):
         if mask_rule not in RULES:
             raise ValueError(f'Unknown mask rule {mask_rule!r}: choose one of {", ".join(RULES)}.')
         if mask_orientation not in ('auto', 'upright', 'stored'):
-            raise ValueError(f'mask_orientation is auto, upright or stored, not {mask_orientation!r}.')
-        if not 0 <= flip <= 1: raise ValueError(f'flip is a share between 0 and 1, not {flip!r}.')
+            raise ValueError(f'mask_orientation: expected auto, upright or stored, got {mask_orientation!r}.')
+        if not 0 <= flip <= 1: raise ValueError(f'flip: expected a share between 0 and 1, got {flip!r}.')
         self.folder, self.images = Path(folder), Path(images or folder)
         self.tokenizer, self.resolution = fast_tokenizer(tokenizer), resolution
         self.occurrence, self.longest_first, self.mask_orientation = occurrence, longest_first, mask_orientation
@@ -462,7 +462,8 @@ def row_digests(
     paths = [path for row in rows for path in dict.fromkeys(files(row)) if path]
     lost = [path for path in paths if not path.is_file()]
     if lost:
-        raise FileNotFoundError(f'{folder}: {len(lost)} of {len(paths)} files are missing, the first is {lost[0]}.')
+        raise FileNotFoundError(f'{folder}: {len(lost)} of {len(paths)} files are missing, the first is {lost[0]}: '
+                                'put them there, or give the folders where they are (`images`, `masks`).')
     known = dict(zip(paths, in_parallel(content_sha256, paths)))
     def content(row): return [row.text, row.nouns, row.spans, [path and known[path] for path in files(row)]]
     return {row.id: hash_of(content(row)) for row in rows}

@@ -41,6 +41,7 @@ def _files(folder: Path, suffixes: tuple, what: str) -> list:
                              'but for suffix, case or spaces: rename one of them.')
     return names
 
+# %% ../../nbs/2_data/12_data.folder.ipynb #5e1f0b7a
 def _is_mask(name: Path, stems: set) -> bool:
     "Whether a name is that of a picture with an ending that says mask."
     ends = [end for end in _MASK_ENDS if name.stem.endswith(end)]
@@ -51,7 +52,8 @@ def list_pictures(
 ) -> list:  # Paths below the folder, sorted
     "The pictures of a folder and its subfolders."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f'There is no folder of images {folder}.')
+    if not folder.is_dir(): raise FileNotFoundError(
+        f'There is no folder of images {folder}: give the folder of your pictures.')
     names = _files(folder, SUFFIXES, 'image')
     stems = {str(name.with_suffix('')) for name in names}
     names = [name for name in names if not _is_mask(name, stems)]
@@ -106,7 +108,8 @@ def _named(row, where: str) -> tuple:  # file name, captions
     "What a row calls its picture, and says about it."
     if not isinstance(row, dict): checked_item(row, {}, where)
     files, texts = ([key for key in keys if row.get(key) is not None] for keys in (_FILE_KEYS, _TEXT_KEYS))
-    if not files: raise ValueError(f"{where}: the key 'file_name' is missing (or {', '.join(_FILE_KEYS[1:])}).")
+    if not files: raise ValueError(f"{where}: the key 'file_name' is missing "
+                                f"(or {', '.join(_FILE_KEYS[1:])}), add it.")
     if len(texts) != 1:
         raise ValueError(f'{where}: give either text (one caption) or texts (a list of captions), or one of '
                          f'{", ".join(_TEXT_KEYS[2:])}; it has {", ".join(texts) or "none of them"}.')
@@ -123,7 +126,8 @@ def listed_captions(
 ) -> dict:  # File name -> captions
     "The captions of a list."
     path, found = Path(path), {}
-    if not path.is_file(): raise FileNotFoundError(f'There is no file of captions {path}.')
+    if not path.is_file(): raise FileNotFoundError(
+        f'There is no file of captions {path}: give a list or a folder, or leave `captions` empty.')
     for row, where in _table(path):
         name, texts = _named(row, where)
         if '\0' in name or '..' in PurePosixPath(_same(name)).parts or not PurePosixPath(_same(name)).name:
@@ -176,7 +180,7 @@ def read_folder(
     gaps: str = 'error',  # Pictures without caption, captions without picture, broken pictures: error or skip
 ) -> Coco:  # Without classes and instances; sizes are upright
     "Read captioned pictures."
-    if gaps not in ('error', 'skip'): raise ValueError(f'gaps is error or skip, not {gaps!r}.')
+    if gaps not in ('error', 'skip'): raise ValueError(f'gaps: expected error or skip, got {gaps!r}.')
     folder, names = Path(images), list_pictures(images)
     texts, unmatched, files = _find_captions(folder, captions, names)
     sizes = _sizes(folder, [name for name in names if texts.get(name)])
@@ -191,7 +195,7 @@ def read_folder(
         'captions without an image': unmatched,
         'images that cannot be read': [size for size in sizes.values() if isinstance(size, str)]}
     _tell(lost, folder, len(names), gaps)
-    if not found: raise ValueError(f'{folder}: no image with a caption is left.')
+    if not found: raise ValueError(f'{folder}: no image with a caption is left, write captions for them.')
     _name_others(folder, {(folder/name).resolve() for name in names} | {p.resolve() for p in files})
     return Coco(tuple(found), (), folder, tuple(files))
 
@@ -258,7 +262,8 @@ def given_masks(
         one = [p for end in ends for suffix in SUFFIXES if (p := root/f'{stem}{end}{suffix}').is_file()]
         if masks == 'alpha': many, one = [], [coco.folder/image.file_name]
         found[image.file_name] = [(_noun_of(p, stem.name), p) for p in many] + [(noun, p) for p in one]
-    if not any(found.values()): raise ValueError(f'{root}: no mask of any of the {len(found)} pictures is there.')
+    if not any(found.values()): raise ValueError(
+        f'{root} has no mask of any of the {len(found)} pictures: name each as its picture (a file or a folder).')
     unnamed = [path for pairs in found.values() for name, path in pairs if not name]
     if unnamed: raise ValueError(f'{unnamed[0]} does not say what it shows: name it with noun (-p noun cat).')
     return found

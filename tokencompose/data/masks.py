@@ -30,7 +30,8 @@ def _extent(covered: torch.Tensor, cells: int) -> tuple:
     return slice(first, end), slice(first*cells//pixels, -(-end*cells//pixels))
 
 def _coverage(masks: torch.Tensor, size: tuple) -> torch.Tensor:
-    if masks.ndim != 3: raise ValueError(f'Masks have the shape (nouns, height, width), not {tuple(masks.shape)}.')
+    if masks.ndim != 3: raise ValueError(
+        f'masks: expected the shape (nouns, height, width), got {tuple(masks.shape)}.')
     masks, (height, width) = masks.bool().cpu(), masks.shape[-2:]
     covered, anywhere = torch.zeros(len(masks), *size, dtype=torch.double), masks.any(0)
     if not anywhere.any(): return covered
@@ -69,7 +70,8 @@ def mask_targets(
 ) -> torch.Tensor:  # float32, (nouns, h, w), in [0, 1]
     "Masks at the size of an attention map."
     if rule not in RULES: raise ValueError(f'Unknown mask rule {rule!r}: choose one of {", ".join(RULES)}.')
-    if masks.ndim != 3: raise ValueError(f'Masks have the shape (nouns, height, width), not {tuple(masks.shape)}.')
+    if masks.ndim != 3: raise ValueError(
+        f'masks: expected the shape (nouns, height, width), got {tuple(masks.shape)}.')
     coverage = None if rule == 'authors' and not keep_smallest else _coverage(masks, size)
     if rule == 'authors': targets = _authors(masks.cpu(), size).float()
     elif rule == 'soft': targets = coverage.float()
@@ -126,7 +128,7 @@ class TargetTable:
     ):
         "Compute the targets of all samples; the full masks are seen one sample at a time."
         sizes, dtype = [tuple(size) for size in sizes], torch.float32 if rule == 'soft' else torch.uint8
-        if not sizes: raise ValueError('No map size is given: there is nothing to supervise.')
+        if not sizes: raise ValueError(f'sizes: expected at least one size of maps, got {sizes}.')
         tokens, targets = [], {size: [] for size in sizes}
         for masks, token_ids in samples:
             if len(masks) != len(token_ids):
@@ -197,7 +199,8 @@ def open_picture(
     alone: bool = False,  # Refuse a file that holds several pictures, a stack or an animation
 ) -> Image.Image:  # Decoded, as stored
     "Open and decode a picture; whatever is wrong with the file, the error is one sentence that names it."
-    if not os.path.isfile(path): raise FileNotFoundError(f'There is no {what} {path}.')
+    if not os.path.isfile(path): raise FileNotFoundError(
+        f'There is no {what} {path}: put it there, or correct the path.')
     try:
         with Image.open(path) as picture:
             if picture.width*picture.height > MAX_PIXELS:
@@ -385,6 +388,6 @@ def save_mask(
     mask: torch.Tensor,  # bool, (height, width)
 ):
     "Write a mask as a grey PNG of 0 and 255, atomically."
-    if mask.ndim != 2: raise ValueError(f'A mask has two dimensions, this one has the shape {tuple(mask.shape)}.')
+    if mask.ndim != 2: raise ValueError(f'mask: expected the shape (height, width), got {tuple(mask.shape)}.')
     picture = Image.fromarray(mask.bool().cpu().numpy().astype(np.uint8)*255)
     with atomic_path(path, sync=False) as temporary: picture.save(temporary, format='PNG')

@@ -60,7 +60,8 @@ def noun_mask(
 ):  # bool tensor (height, width); None when the noun has no box, or empty masks only
     "The union of the masks of a noun's boxes."
     places = [n for n in record['nouns'] if clean_noun(n['noun']) == clean_noun(noun)]
-    if not places: raise ValueError(f'The record of the image {record["image_id"]} has no noun {noun!r}.')
+    if not places: raise ValueError(f'The record of the image {record["image_id"]} has no noun {noun!r}: '
+                                'make the masks again.')
     masks = [load_mask(box['rle']) for box in places[0]['boxes']]  # every place has the same boxes
     if any(list(mask.shape) != list(record['size']) for mask in masks):
         raise ValueError(f'A mask of {noun!r} in the image {record["image_id"]} is not of the image\'s size '

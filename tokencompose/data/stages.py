@@ -74,8 +74,8 @@ def run_stage(
 ) -> list:  # Records in the order of the items; of another process's items only those that exist
     "Do what is missing of a stage; whoever finishes the last item joins the records."
     folder, ids, inputs = Path(folder), [str(i) for i in items], inputs or {}
-    if not ids: raise ValueError(f'There is nothing to do for {folder}: the list of images is empty.')
-    keys = {str(i): hash_of(inputs.get(i))[:16] for i in items}
+    if not ids: raise ValueError(f'There is nothing to do for {folder}: the list of images is empty, make it first.')
+    keys = {str(i): hash_of(inputs.get(i), 16) for i in items}
     claim_folder(folder, settings)
     _take_apart(folder, name, keys)
     rank, world = share or process_share()

@@ -256,7 +256,7 @@ def _load_flair(path: Path, sha256: str) -> tuple:
                                 'or fetch flair/pos-english and name its file.')
     state = read_flair_file(path, sha256)
     if not isinstance(state, dict) or 'tag_dictionary' not in state:
-        raise ValueError(f'{path} is not a SequenceTagger of flair: it holds no tag dictionary.')
+        raise ValueError(f'{path} is not a SequenceTagger of flair: it holds no tag dictionary, name another file.')
     with _quiet_flair():
         from flair.models import SequenceTagger
         return SequenceTagger.load(state), [path]
@@ -284,7 +284,8 @@ class FlairTagger:
 
     def _words(self, caption, spans, sentence) -> list:
         if len(sentence) != len(spans):
-            raise RuntimeError(f'flair made {len(sentence)} words of {len(spans)} in the caption {caption!r:.80}.')
+            raise RuntimeError(f'flair made {len(sentence)} words of {len(spans)} in the caption {caption!r:.80}: '
+                               'leave that caption out.')
         tags = [token.get_label(self.model.tag_type).value for token in sentence]
         return [Word(caption[a:b], a, b, tag) for (a, b), tag in zip(spans, tags)]
 
@@ -385,7 +386,7 @@ def read_captions(
             twice = f'the image {row["image_id"]} comes twice'
             raise ValueError(f'{file}, row {number}: {twice}; keep one caption an image.')
         found[row['image_id']] = row
-    if not found: raise ValueError(f'{file} holds no captions.')
+    if not found: raise ValueError(f'{file} holds no captions: give a list that does.')
     return found, file
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #702d8c1c

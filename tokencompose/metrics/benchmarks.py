@@ -31,7 +31,7 @@ def benchmark_of(
     names = METRIC_BENCHMARKS[metric]
     if benchmark and benchmark not in names:
         scored = ' or '.join(filter(None, names)) or 'a model, no pictures'
-        raise ValueError(f'benchmark: {metric} scores {scored}, not {benchmark}.')
+        raise ValueError(f'benchmark: {metric} scores {scored}, not {benchmark}, choose another metric.')
     return benchmark or names[0]
 
 def result_key(
@@ -61,7 +61,7 @@ def for_benchmark(
     if min(prompts, rounds) < 1:
         raise ValueError(f'prompts and rounds: expected 1 or more, got {prompts} and {rounds}.')
     if rounds > 1 and benchmark in METRIC_BENCHMARKS['fid']:
-        raise ValueError(f'rounds: {benchmark} has one picture for each caption, got {rounds}.')
+        raise ValueError(f'rounds: {benchmark} has one picture for each caption, got {rounds}: leave it out.')
     return settings.replace(prompts=prompts, rounds=rounds)
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #46d2b9df

@@ -109,9 +109,9 @@ class PictureScorer(Scorer):
         "The first prompts; where a benchmark has groups, one of each."
         return first_prompts(self.job.benchmark, self.prompts, 1 if self.job.benchmark in GROUPS else count)
 
-    def first(self) -> list:
+    def first(self, count: int = 5) -> list:
         "The first pictures of the first prompts."
-        return [Image.open(self.job.drawings/image_name(row['unique_id'], 0)) for row in self.shown()]
+        return [Image.open(self.job.drawings/image_name(row['unique_id'], 0)) for row in self.shown(count)]
 
     def titles(self) -> list: return [str(row['unique_id']) for row in self.shown()]
 

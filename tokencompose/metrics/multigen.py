@@ -23,7 +23,7 @@ def prompt_text(
 ) -> str:  # The sentence
     "The authors' sentence for one or more classes; the article is always \"a\"."
     things = [f'a {name}' for name in classes]
-    if not things: raise ValueError('A prompt needs at least one class.')
+    if not things: raise ValueError(f'classes: expected one class or more, got {list(classes)}.')
     if len(things) <= 2: return f'a photo of {" and ".join(things)}.'
     return f'a photo of {", ".join(things[:-1])}, and {things[-1]}.'
 
@@ -79,13 +79,13 @@ def draw_prompts(
 
 def _check_classes(classes, objects, exclude):
     twice = [name for name, n in Counter(classes).items() if n > 1]
-    if twice: raise ValueError(f'Classes listed twice: {", ".join(twice)}.')
+    if twice: raise ValueError(f'Classes listed twice: {", ".join(twice)}; name each once.')
     if not 1 <= objects <= len(classes):
         raise ValueError(f'objects: expected 1 to {len(classes)} (the number of classes), got {objects}.')
     if any(isinstance(s, str) for s in exclude):
-        raise ValueError('exclude: expected sets of class names such as ("cat", "dog"), got a plain name.')
+        raise ValueError(f'exclude: expected sets of class names such as ("cat", "dog"), got {exclude!r:.60}.')
     unknown = sorted(set().union(*exclude) - set(classes))
-    if unknown: raise ValueError(f'exclude: {", ".join(unknown)} are not among the classes.')
+    if unknown: raise ValueError(f'exclude: expected sets of the classes, got {", ".join(unknown)} too.')
 
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #65e63f1f
 def prompt_problem(row) -> str:
@@ -143,7 +143,7 @@ def read_prompts(
         if problem: raise ValueError(f'{where}: {problem}.')
     rows = [row for row, _ in rows]
     twice = [i for i, n in Counter(row['unique_id'] for row in rows).items() if n > 1]
-    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows.')
+    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows, give each its own.')
     return rows
 
 def save_prompts(path, rows: list):
@@ -163,7 +163,8 @@ def best_scores(
         raise ValueError(f'Scores of shape {scores.shape}: expected (boxes, {classes}), '
                          'one score for each class of the prompt.')
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise ValueError('Scores must lie between 0 and 1: apply the sigmoid before recording.')
+        raise ValueError(f'Scores must lie between 0 and 1, got {scores.min():g} to {scores.max():g}: '
+                         'apply the sigmoid before recording.')
     np.maximum.at(best, scores.argmax(1), scores.max(1))
     return best.tolist()
 
@@ -176,7 +177,7 @@ def found_classes(
     if not 0 <= threshold < 1: raise ValueError(f'threshold: expected 0 <= threshold < 1, got {threshold}.')
     best = record['best'] if 'best' in record else best_scores(record['scores'], classes)
     name = f'Record of prompt {record.get("prompt_id")}, round {record.get("round")}'
-    if len(best) != classes: raise ValueError(f'{name}: {len(best)} classes, the prompt has {classes}.')
+    if len(best) != classes: raise ValueError(f'{name}: {len(best)} classes, expected the {classes} of the prompt.')
     best = np.asarray(best, dtype=float)
     if not ((best >= 0) & (best <= 1)).all():
         raise ValueError(f'{name}: scores must lie between 0 and 1, got {best.tolist()}.')
@@ -201,7 +202,7 @@ def found_array(
 
 def check_complete(records, prompts, rounds) -> int:
     "The number of rounds, if each prompt has each of them once."
-    if not prompts: raise ValueError('There are no prompts to score.')
+    if not prompts: raise ValueError(f'prompts: expected some to score, got {prompts}.')
     have = Counter((record['prompt_id'], record['round']) for record in records)
     rounds = rounds or max((r for _, r in have), default=0) + 1
     want = {(row['unique_id'], r) for row in prompts for r in range(rounds)}
@@ -210,7 +211,7 @@ def check_complete(records, prompts, rounds) -> int:
     problems = [f'{len(items)} {name}: {some_of(sorted(items))}' for name, items in wrong.items() if items]
     if problems:
         raise ValueError(f'The records do not match the {len(prompts)} prompts x {rounds} rounds. '
-                         f'(prompt_id, round) {"; ".join(problems)}.')
+                         f'(prompt_id, round) {"; ".join(problems)}. Judge the pictures again.')
     return rounds
 
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #525c52b8

@@ -80,8 +80,8 @@ def read_visor(
         if problem: raise ValueError(f'{where}: {problem}.')
     spatial = [row for row, _ in found]
     twice = [i for i, n in Counter(row['unique_id'] for row in spatial).items() if n > 1]
-    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows.')
-    if not spatial: raise ValueError(f'{path} holds no prompt with a spatial relation.')
+    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows, give each its own.')
+    if not spatial: raise ValueError(f'{path} holds no prompt with a spatial relation: give the file of the benchmark.')
     return spatial
 
 def _is_other(row) -> bool:
