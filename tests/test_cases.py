@@ -17,7 +17,7 @@ from transformers import CLIPTextModelWithProjection
 from tokencompose.core import read_json, read_jsonl, write_json, write_jsonl
 from tokencompose.data.coco import build_dataset, listed_images, read_coco
 from tokencompose.data.dataset import dataset_digest, GroundingDataset, load_image, row_digests, save_mask, write_dataset
-from tokencompose.data.folder import read_folder
+from tokencompose.data.folder import build_annotated, read_folder
 from tokencompose.data.masks import load_mask
 from tokencompose.data.tagging import load_tagger, noun_records, NOUN_RULES, read_captions
 from tokencompose.data.world import captions_of, draw_scene, enumerate_words, render
@@ -167,6 +167,8 @@ def test_nouns_not_in_captions(training, capsys):
     training.rewrite(lambda row: first_right(row) if row['file_name'] == '0.png' else None)
     train(training.config('some'))
     assert re.search(r'3 rows, \d+ nouns, 1 of them supervised \(.*left out: ', capsys.readouterr().out)
+    lost = read_jsonl(training.root/'some'/'left_out.jsonl')
+    assert {noun['reason'] for noun in lost} == {'not in the caption', 'no mask'} and all('row' in noun['where'] and noun['noun'] for noun in lost)
 
 
 # ---- 3. masks
@@ -280,6 +282,41 @@ def test_metadata_in_subfolder_and_beside_pictures(tmp_path):
     write_jsonl(tmp_path/'set'/'metadata.jsonl', [dict(file_name=f'train/photo{i}.png', text='a cat') for i in range(2)])
     for folder, captions in ((tmp_path/'set', ''), (tmp_path/'set', tmp_path/'set'/'metadata.jsonl'), (tmp_path/'set'/'train', tmp_path/'set'/'metadata.jsonl')):
         assert len(read_folder(folder, captions).images) == 2
+
+
+@pytest.mark.parametrize('name, content', [
+    ('coco.json', json.dumps(dict(images=[dict(id=i, file_name=f'photo{i}.png') for i in range(2)], annotations=[dict(id=i, image_id=i//2, caption=f'a cat {i}') for i in range(4)]))),
+    ('kohya.json', json.dumps({f'/home/me/photo{i}.png': dict(caption=f'a cat {i}') for i in range(2)}, indent=1)),
+    ('mapping.json', json.dumps({f'photo{i}': [f'a cat {i}', 'more'] for i in range(2)})),
+    ('captions.txt', 'image,caption\n' + ''.join(f'photo{i//2}.png,"a cat, {i}"\n' for i in range(4))),
+    ('results.csv', 'image_name| comment_number| comment\n' + ''.join(f'photo{i//2}.png| {i}| a cat {i}\n' for i in range(4))),
+    ('list.tsv', 'filepath\tfile_name\ttitle\n' + ''.join(f'x\tphoto{i}.png\ta cat; a dog, {i}\n' for i in range(2))),
+    ('excel.csv', '\ufefffile_name;text\r\n' + ''.join(f'photo{i}.png;a cat, {i}\r\n' for i in range(2)))])
+def test_lists_in_the_forms_that_are_in_use(tmp_path, name, content):
+    pictures(tmp_path/'mine', caption=False)
+    (tmp_path/name).write_text(content, encoding='utf-8')
+    found = read_folder(tmp_path/'mine', tmp_path/name).images
+    assert [image.file_name for image in found] == ['photo0.png', 'photo1.png'] and all(text.startswith('a cat') for image in found for _, text in image.captions[:1])
+
+
+def test_a_folder_that_packs_its_pictures_is_told_of(tmp_path):
+    (tmp_path/'data-00000-of-00001.arrow').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'holds no image: .* Its 1 \(data-00000-of-00001.arrow\) may hold them: write them out'): read_folder(tmp_path)
+
+
+def test_instances_of_coco_for_ones_own_pictures(tmp_path, capsys):
+    pictures(tmp_path/'mine'/'a', 2)
+    for i, text in enumerate(('two cats and a car', 'a photo of a dog')): (tmp_path/'mine'/'a'/f'photo{i}.txt').write_text(text)
+    square, cat = [[1, 1, 30, 1, 30, 30, 1, 30]], dict(category_id=3, image_id=1)
+    things = [dict(cat, id=1, segmentation=square), dict(cat, id=2, segmentation=[[40, 40, 60, 40, 60, 60]]), dict(cat, id=3, segmentation=[[1, 1, 2, 2]]), dict(id=4, image_id=2, category_id=3, segmentation=square)]
+    images = [dict(id=1, file_name='somewhere/a/photo0.png', height=64., width=64.), dict(id=2, file_name='photo1.png', height=32, width=32)]
+    write_json(tmp_path/'instances.json', dict(images=images, annotations=things, categories=[dict(id=3, name='cat')]))
+    counts = build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), tmp_path/'instances.json')
+    row, = read_jsonl(tmp_path/'set'/'metadata.jsonl')
+    assert row['attn_list'][0][0] == 'cats' and 900 < load_mask(tmp_path/'set'/row['attn_list'][0][1]).sum() < 1200 and counts['images_without_mask'] == 1
+    assert '1 odd records are left out' in (said := capsys.readouterr().out) and 'another size: masks of 1 (a/photo1.png)' in said
+    write_json(tmp_path/'other.json', dict(images=[dict(id=1, file_name='x.png', height=64, width=64)], annotations=[], categories=[]))
+    with pytest.raises(ValueError, match='other.json has no mask of any of the 2 pictures'): build_annotated(tmp_path/'other', read_folder(tmp_path/'mine'), tmp_path/'other.json')
 
 
 def test_masks_that_exist_already_without_a_model(tmp_path):

@@ -145,8 +145,8 @@ def test_duplicates(mine):
     picture().save(mine/'a.png')
     with pytest.raises(ValueError, match='a.jpg and a.png have the same name'): read_folder(mine)
     (mine/'a.png').unlink()
-    write_jsonl(mine/'list.jsonl', [dict(file_name='a.jpg', text='x'), dict(file_name='a.jpg', text='y')])
-    with pytest.raises(ValueError, match="row 2: 'a.jpg' was named before"): read_folder(mine, mine/'list.jsonl')
+    write_jsonl(mine/'list.jsonl', [dict(file_name='a.jpg', text='x'), dict(file_name='b.jpg', text='z'), dict(file_name='a.jpg', text='y'), dict(file_name='a.jpg', text='x')])
+    assert listed_captions(mine/'list.jsonl') == {'a.jpg': ('x', 'y'), 'b.jpg': ('z',)}, 'a caption a row, as lists of five captions a picture have it'
 
 
 @pytest.mark.parametrize('same', ['a.png', 'A.webp', 'my_cat.png'])
@@ -227,7 +227,8 @@ def test_a_format_that_pillow_does_not_read_is_named(mine):
     ('[1, 2', 'not valid JSON'),
     ('"a.jpg"', "row 1: expected an object, got 'a.jpg'"),
     ('{"file_name": "a.jpg", "text": "x"}\n{"file_name": 3, "text": "x"}', "row 2: 'file_name' must be text"),
-    ('', 'images without a caption: 2'),
+    ('', 'names no picture: give a list that does'),
+    ('{"caption": "x"}', "the key 'file_name' is missing"),
 ])
 def test_a_list_that_is_none(mine, content, sentence):
     (mine/'list.jsonl').write_text(content)
@@ -251,7 +252,6 @@ ROWS = [dict(file_name='a.png', text=' A cat. '), dict(file_name='b cat.JPG', te
     (dict(file_name='c.webp', texts='x'), "row 3: 'texts' must be a list"),
     (dict(text='x'), "row 3: the key 'file_name' is missing"),
     (dict(file_name='c.webp', text=3), 'row 3: a caption must be text, got 3'),
-    (dict(file_name='a.png', text='x'), "row 3: 'a.png' was named before"),
     ([], 'row 3: expected an object'),
 ])
 def test_a_row_that_says_nothing_clear(tmp_path, row, sentence):

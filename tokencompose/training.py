@@ -18,7 +18,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
-from .core import read_json, resolve, SampleOrder, write_json
+from .core import read_json, resolve, SampleOrder, write_json, write_jsonl
 from .models import load_pipeline, model_folder, new_sampler
 from .attention import CrossAttentionCapture, resolve_layers
 from .losses import column_losses
@@ -251,7 +251,9 @@ def watching(run: Run):
     config, first_process = run.config, run.accelerator.is_main_process
     with contextlib.ExitStack() as stack:
         if first_process: stack.enter_context(sole_user(run.out))
-        if first_process and not run.step: write_json(run.out/'rows.json', rows_of(config))
+        if first_process and not run.step:
+            write_json(run.out/'rows.json', rows_of(config))
+            write_jsonl(run.out/'left_out.jsonl', run.data.supervision['lost'])
         if config.supervised:
             capture = CrossAttentionCapture(run.unet, config.layers, latent_side(run.pipe, config))
             run.capture = stack.enter_context(capture)

@@ -25,7 +25,6 @@ def grounded_of(
     scores = [[b['score'] for b in n['boxes']] for n in nouns]
     mentions = [Mention(n['start'], n['end'], '', n['noun']) for n in nouns]
     extra = dict(image_id=image.id, boxes=boxes, scores=scores)
-    if '/' in image.file_name: extra['id'] = image.file_name.rsplit('.', 1)[0]  # pictures of one name in two folders
     return Grounded(image, record['text'], mentions, masks, extra)
 
 # %% ../../nbs/2_data/11_data.build.ipynb #986b2052

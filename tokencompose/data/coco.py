@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SYNONYMS', 'CAPTION_RULES', 'Instance', 'CocoImage', 'Coco', 'checked_item', 'items_by_id', 'read_annotations',
-           'listed_images', 'read_coco', 'plural', 'Mention', 'class_words', 'ClassWords', 'choose_caption',
-           'class_mask', 'Grounded', 'first_of_each', 'ground', 'claim_folder', 'picture_key', 'compare_items',
-           'write_rows', 'count_rows', 'build_dataset', 'write_caption', 'caption_page', 'read_examples',
-           'training_examples', 'examples_of', 'class_counts', 'bar_panels']
+           'listed_images', 'read_coco', 'read_instances', 'plural', 'Mention', 'class_words', 'ClassWords',
+           'choose_caption', 'class_mask', 'Grounded', 'first_of_each', 'ground', 'claim_folder', 'picture_key',
+           'compare_items', 'write_rows', 'count_rows', 'build_dataset', 'write_caption', 'caption_page',
+           'read_examples', 'training_examples', 'examples_of', 'class_counts', 'bar_panels']
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #316b1d12
 import math, re
@@ -152,20 +152,27 @@ def _chosen(images: dict, names, list_path: str, path) -> set:
                          f'({len(missing)} are missing in all): give the list that belongs to it.')
     return {ids[name] for name in names}
 
-def _image(image: dict, texts: list, things: list, classes: dict, files, odd: list) -> CocoImage:
-    "An image with its captions and objects; None without a caption."
+def _instances(things: list, classes: dict, file, odd: list) -> tuple:  # Of `Instance`
+    "The objects of an image that say clearly what and where they are."
     instances = []
     for thing in things:
-        where, outline = f'{files[1]}, annotation {thing["id"]}', _outline(thing['segmentation'])
+        where, outline = f'{file}, annotation {thing["id"]}', _outline(thing['segmentation'])
         if thing['category_id'] not in classes:
             odd.append(f'{where}: its category {thing["category_id"]} is not defined in the file.')
         elif outline is None: odd.append(f'{where}: no polygon of three points and no run lengths.')
         else: instances.append(Instance(thing['id'], classes[thing['category_id']], outline, thing.get('iscrowd') == 1))
+    return tuple(instances)
+
+def _image(image: dict, texts: list, things: list, classes: dict, files, odd: list) -> CocoImage:
+    "An image with its captions and objects; None without a caption."
+    instances = _instances(things, classes, files[1], odd)
     captions = tuple((text['id'], text['caption'].strip()) for text in texts if text['caption'].strip())
     if not captions: return odd.append(f'{files[0]}: the image {image["id"]} ({image["file_name"]}) has no caption.')
-    return CocoImage(image['id'], image['file_name'], (image['height'], image['width']), captions, tuple(instances))
+    return CocoImage(image['id'], image['file_name'], (image['height'], image['width']), captions, instances)
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #0437ff58
+_INSTANCE = dict(category_id=int, segmentation=(list, dict))
+
 def read_coco(
     source,  # Folder with annotations/ and a folder of pictures per split
     split: str = 'train2017',  # Names the pictures' folder and the two files in annotations/
@@ -187,8 +194,7 @@ def read_coco(
         raise ValueError(f'{files[1]} knows none of the {len(chosen)} images of {files[0].name}: '
                          'give two files that belong together.')
     texts = _grouped(captions['annotations'], dict(caption=str), images, chosen, f'{files[0]}, annotation', odd)
-    kinds = dict(category_id=int, segmentation=(list, dict))
-    things = _grouped(objects['annotations'], kinds, known, chosen, f'{files[1]}, annotation', odd)
+    things = _grouped(objects['annotations'], _INSTANCE, known, chosen, f'{files[1]}, annotation', odd)
     rows = [_image(images[i], texts[i], things[i], classes, files, odd) for i in sorted(chosen)]
     if odd: print(f'{source}, {split}: {len(odd)} odd records are left out, the first: {odd[0]}')
     if not any(rows): raise ValueError(f'{files[0]}: no image has a caption (the first is {min(chosen)}): '
@@ -196,6 +202,21 @@ def read_coco(
     lists = (source/image_list,) if image_list else ()
     rows = tuple(row for row in rows if row)
     return Coco(rows, tuple(classes.values()), source/split, (*files, *lists), elsewhere, tuple(odd))
+
+# %% ../../nbs/2_data/02_data.coco.ipynb #1dd42e9b
+def read_instances(
+    path,  # A file of COCO's instances, of any origin
+) -> tuple:  # file name -> (size, instances); names of the classes
+    "What is annotated in which picture."
+    file, odd = read_annotations(path, dict(images=list, annotations=list, categories=list)), []
+    images = items_by_id(file['images'], dict(file_name=str, height=int, width=int), f'{path}, image', odd)
+    classes = items_by_id(file['categories'], dict(name=str), f'{path}, category')
+    classes = {i: category['name'] for i, category in classes.items()}
+    things = _grouped(file['annotations'], _INSTANCE, images, set(images), f'{path}, annotation', odd)
+    found = {image['file_name']: ((image['height'], image['width']), _instances(things[i], classes, path, odd))
+             for i, image in images.items()}
+    if odd: print(f'{path}: {len(odd)} odd records are left out, the first: {odd[0]}')
+    return found, tuple(classes.values())
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #332c98f4
 SYNONYMS = {  # class of COCO: words that mean it
@@ -424,8 +445,9 @@ def _write(folder, pictures, grounded: Grounded, keep_empty: bool, key: str, old
     if not keep_empty and not any(mask is not None for mask in grounded.masks): return None
     _check_picture(pictures/image.file_name, image)
     nouns = [(m.noun, mask) for m, mask in zip(mentions, grounded.masks)]
-    spans = [[m.start, m.end] for m in mentions]
-    row = write_row(folder, image.file_name, grounded.caption, nouns, spans=spans, **grounded.extra)
+    spans, name = [[m.start, m.end] for m in mentions], image.file_name
+    own = name.rsplit('.', 1)[0] if '/' in name else ''  # pictures of one name in two folders
+    row = write_row(folder, name, grounded.caption, nouns, id=own, spans=spans, **grounded.extra)
     for path in {mask for _, mask in old['attn_list'] if mask} - {mask for _, mask in row['attn_list']}:
         (folder/path).unlink(missing_ok=True)
     write_json(_row_file(folder, image.id), dict(key=key, row=row))

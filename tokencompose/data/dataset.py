@@ -417,18 +417,18 @@ def summary(
 def supervision(
     dataset: GroundingDataset,
     table: TargetTable,  # Its targets
-) -> dict:  # rows, nouns, supervised, by_size, left_out (reason -> nouns), first (reason -> where)
+) -> dict:  # rows, nouns, supervised, by_size, left_out (reason -> nouns), lost (where, noun, reason of each)
     "How many nouns a training supervises, and why not the others."
     nouns = [(row, noun, path, record) for i, row in enumerate(dataset.rows)
              for noun, path, record in zip(row.nouns, row.masks, dataset.aligned(i))]
     by_size = {f'{h}x{w}': valid[:-1] for (h, w), valid in table.valid.items()}
-    seen, left_out, first = torch.stack(list(by_size.values())).any(0).tolist(), Counter(), {}
+    seen, lost = torch.stack(list(by_size.values())).any(0).tolist(), []
     for (row, noun, path, record), supervised in zip(nouns, seen, strict=True):
         if supervised: continue
         reason = 'no mask' if path is None else record.reason.split(':')[0] or 'nothing left of the mask'
-        left_out[reason] += 1
-        first.setdefault(reason, f'{row.where}: {noun!r}')
-    return dict(rows=len(dataset), nouns=len(nouns), supervised=sum(seen), left_out=dict(left_out), first=first,
+        lost.append(dict(where=row.where, noun=noun, reason=reason))
+    return dict(rows=len(dataset), nouns=len(nouns), supervised=sum(seen), lost=lost,
+                left_out=dict(Counter(noun['reason'] for noun in lost)),
                 by_size={size: int(valid.sum()) for size, valid in by_size.items()})
 
 def supervision_text(
@@ -436,7 +436,8 @@ def supervision_text(
 ) -> str:  # A sentence
     "What a training supervises, and what not, in words."
     sizes = ', '.join(f'{n} at {size}' for size, n in counts['by_size'].items())
-    lost = [f'{n} {reason} (first {counts["first"][reason]})' for reason, n in counts['left_out'].items()]
+    first = {noun['reason']: f'{noun["where"]}: {noun["noun"]!r}' for noun in reversed(counts['lost'])}
+    lost = [f'{n} {reason} (first {first[reason]})' for reason, n in counts['left_out'].items()]
     return (f'{counts["rows"]} rows, {counts["nouns"]} nouns, {counts["supervised"]} of them supervised ({sizes})'
             + '; left out: '*bool(lost) + ', '.join(lost) + '.')
 

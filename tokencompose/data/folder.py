@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'CAPTION_SUFFIXES', 'LISTS', 'list_pictures', 'captions_beside', 'listed_captions', 'read_folder',
-           'belongs_to', 'given_masks', 'build_given']
+           'belongs_to', 'given_masks', 'build_given', 'build_annotated']
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #8ca9d154
-import csv, io, re, unicodedata
+import csv, dataclasses, io, json, re, unicodedata
 from pathlib import Path, PurePosixPath
 import pandas as pd
 import torch
@@ -15,7 +15,8 @@ from ..core import in_parallel, json_rows, Progress, read_text, write_text
 from .nouns import noun_spans
 from .masks import load_mask
 from .dataset import file_stem, load_image
-from .coco import checked_item, Coco, CocoImage, count_rows, Grounded, Mention, picture_key, write_rows
+from .coco import build_dataset, checked_item, Coco, CocoImage, count_rows, Grounded, items_by_id
+from .coco import Mention, picture_key, read_instances, write_rows
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #f6f7fef5
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.gif', '.avif', '.heic',
@@ -57,7 +58,10 @@ def list_pictures(
     names = _files(folder, SUFFIXES, 'image')
     stems = {str(name.with_suffix('')) for name in names}
     names = [name for name in names if not _is_mask(name, stems)]
-    if not names: raise ValueError(f'{folder} holds no image: expected files that end with {", ".join(SUFFIXES)}.')
+    packed = [path.name for path in folder.rglob('*') if path.suffix in ('.arrow', '.parquet', '.tar', '.zip')]
+    inside = f' Its {_some(packed)} may hold them: write them out as files first.' if packed else ''
+    if not names: raise ValueError(
+        f'{folder} holds no image: expected files that end with {", ".join(SUFFIXES)}.{inside}')
     return names
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #f8622b19
@@ -87,9 +91,11 @@ def captions_beside(
     return {stem: texts for stem, texts in found.items() if not is_note(stem)}
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #2fda4df8
-_FILE_KEYS = ('file_name', 'img_path', 'image_path', 'filename', 'file', 'image', 'img', 'path')
+_FILE_KEYS = ('file_name', 'img_path', 'image_path', 'image_name', 'filename', 'file', 'image', 'img', 'path')
 _TEXT_KEYS = ('text', 'texts', 'caption', 'captions', 'prompt', 'description')
-LISTS = ('metadata.jsonl', 'metadata.csv', 'metadata.parquet', 'captions.jsonl', 'captions.json', 'captions.csv')
+_OTHER_TEXTS = ('comment', 'sentence', 'title')  # where there is none of those
+LISTS = ('metadata.jsonl', 'metadata.json', 'metadata.csv', 'metadata.parquet', 'captions.jsonl', 'captions.json',
+         'captions.csv', 'captions.tsv', 'captions.txt')
 
 def _table(path: Path) -> list:  # Pairs (row, where)
     "The rows of a list in any of its formats."
@@ -98,16 +104,35 @@ def _table(path: Path) -> list:  # Pairs (row, where)
         except ImportError as error: raise ValueError(f'{path}: reading parquet needs pyarrow ({error}): '
                                                       'pip install pyarrow, or save the list as CSV.') from None
         return [(row, f'{path}, row {n}') for n, row in enumerate(rows, 1)]
-    if path.suffix not in ('.csv', '.tsv'): return json_rows(path)
     text = read_text(path)
+    if path.suffix.startswith('.json') or text.lstrip()[:1] in ('{', '['): return _json_table(path, text)
     head = text.split('\n')[0]
-    between = '\t' if path.suffix == '.tsv' or '\t' in head else ';' if ';' in head else ','
-    return [(row, f'{path}, row {n}') for n, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=between), 2)]
+    between = max('\t;|,', key=head.count)
+    rows = csv.DictReader(io.StringIO(text), delimiter=between, skipinitialspace=True)
+    return [({str(k).strip(): v for k, v in row.items()}, f'{path}, row {n}') for n, row in enumerate(rows, 2)]
 
+# %% ../../nbs/2_data/12_data.folder.ipynb #0c2000e2
+def _json_table(path: Path, text: str) -> list:  # Pairs (row, where)
+    "JSON lines, an array of rows, COCO's captions, or one object with a key for each picture."
+    try: whole = json.loads(text)
+    except (json.JSONDecodeError, RecursionError): return json_rows(path)  # lines, or broken
+    if not isinstance(whole, dict) or any(key in whole for key in _FILE_KEYS + _TEXT_KEYS): return json_rows(path)
+    if {'images', 'annotations'} <= whole.keys():
+        names = items_by_id(whole['images'], dict(file_name=str), f'{path}, image')
+        said = [checked_item(item, dict(image_id=int, caption=str), f'{path}, annotation {n}')
+                for n, item in enumerate(whole['annotations'])]
+        return [(dict(file_name=names[a['image_id']]['file_name'], text=a['caption']), f'{path}, annotation {n}')
+                for n, a in enumerate(said) if a['image_id'] in names]
+    def row(value): return value if isinstance(value, dict) else {'text' if isinstance(value, str) else 'texts': value}
+    return [(dict(row(value), file_name=name), f'{path}, {name!r}') for name, value in whole.items()]
+
+# %% ../../nbs/2_data/12_data.folder.ipynb #3c2a188a
 def _named(row, where: str) -> tuple:  # file name, captions
     "What a row calls its picture, and says about it."
     if not isinstance(row, dict): checked_item(row, {}, where)
-    files, texts = ([key for key in keys if row.get(key) is not None] for keys in (_FILE_KEYS, _TEXT_KEYS))
+    files, texts, others = ([key for key in keys if row.get(key) is not None]
+                            for keys in (_FILE_KEYS, _TEXT_KEYS, _OTHER_TEXTS))
+    texts = texts or others
     if not files: raise ValueError(f"{where}: the key 'file_name' is missing "
                                 f"(or {', '.join(_FILE_KEYS[1:])}), add it.")
     if len(texts) != 1:
@@ -122,7 +147,7 @@ def _named(row, where: str) -> tuple:  # file name, captions
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #3b0c73a6
 def listed_captions(
-    path,  # JSON lines, a JSON array, CSV, TSV or parquet, with names of pictures and captions
+    path,  # JSON of any of the forms above, CSV, TSV or parquet, with names of pictures and captions
 ) -> dict:  # File name -> captions
     "The captions of a list."
     path, found = Path(path), {}
@@ -132,9 +157,8 @@ def listed_captions(
         name, texts = _named(row, where)
         if '\0' in name or '..' in PurePosixPath(_same(name)).parts or not PurePosixPath(_same(name)).name:
             raise ValueError(f'{where}: file_name must be the name of a file in the folder of images, got {name!r}.')
-        if _same(name) in found:
-            raise ValueError(f'{where}: {name!r} was named before: put all its captions into one row, as texts.')
-        found[_same(name)] = texts
+        found[_same(name)] = tuple(dict.fromkeys([*found.get(_same(name), ()), *texts]))  # one caption a row is usual
+    if not found: raise ValueError(f'{path} names no picture: give a list that does.')
     return found
 
 def _meant(given: str, index: dict) -> list:
@@ -283,7 +307,6 @@ def _grounded(image: CocoImage, pairs: list, lost: list) -> Grounded:
         masks[spans[noun]] = masks.get(spans[noun], torch.zeros_like(mask)) | mask
     mentions = [Mention(a, b, '', caption[a:b]) for a, b in sorted(masks)]
     extra = dict(image_id=image.id, caption_id=caption_id)
-    if '/' in image.file_name: extra['id'] = image.file_name.rsplit('.', 1)[0]
     return Grounded(image, caption, mentions, [masks[m.start, m.end] for m in mentions], extra)
 
 def build_given(
@@ -299,3 +322,24 @@ def build_given(
     rows, dropped = write_rows(folder, list(coco.images), coco.folder, prepare, dict(keep_empty=keep_empty), 0, depends)
     if lost: print(f'{len(lost)} masks show nothing that the caption says: {_some(lost)}.')
     return count_rows(rows) | dict(images_without_mask=dropped, masks_not_in_captions=len(lost))
+
+# %% ../../nbs/2_data/12_data.folder.ipynb #ae22c969
+def build_annotated(
+    folder,  # Receives metadata.jsonl and seg/
+    coco: Coco,  # From `read_folder`
+    path,  # File of COCO's instances of the same pictures
+    keep_empty: bool = False,  # Keep rows in which no noun has a mask
+) -> dict:  # Counts, see `count_rows`
+    "Write the data set of annotated masks, of the classes that a caption names."
+    found, classes = read_instances(path)
+    named, _ = _matched(found, [Path(image.file_name) for image in coco.images], path)
+    images, other = [], []
+    for image in coco.images:
+        size, things = named.get(Path(image.file_name), (image.size, ()))
+        if size != image.size: other.append(image.file_name)
+        images.append(dataclasses.replace(image, instances=things if size == image.size else ()))
+    if other: print(f'left out, since {path} says another size: masks of {_some(other)}.')
+    if not any(image.instances for image in images): raise ValueError(
+        f'{path} has no mask of any of the {len(images)} pictures: give the file that belongs to them.')
+    whole = dataclasses.replace(coco, images=tuple(images), classes=classes, files=(*coco.files, Path(path)))
+    return build_dataset(folder, whole, keep_empty=keep_empty)

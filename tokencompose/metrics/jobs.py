@@ -98,7 +98,7 @@ class PictureScorer(Scorer):
         listed, benchmark = job.drawings/'prompts.json', job.benchmark
         if not listed.is_file(): raise FileNotFoundError(
             f'{job.drawings} holds no finished pictures (prompts.json is missing): run nbs/sample.ipynb '
-            f'for {job.run} and benchmark {benchmark} first.')
+            f'for {job.run} and benchmark {benchmark} first, or put the prompts of your own pictures there.')
         self.prompts, self.rounds = read_benchmark(benchmark, listed), job.settings.rounds
         self.sources = [path for path in (listed, job.drawings/'settings.json') if path.is_file()]
         if len(self.sources) < 2: print(f'{job.drawings} has no settings.json: its pictures were made elsewhere.')
