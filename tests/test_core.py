@@ -50,7 +50,7 @@ def test_numbers_that_belong_to_a_key_are_what_they_were():
 
 
 def test_an_empty_data_set_has_no_order():
-    with pytest.raises(ValueError, match='empty'): SampleOrder(0, 0)
+    with pytest.raises(ValueError, match='expected a data set of one row or more, got 0'): SampleOrder(0, 0)
 
 
 def test_process_share(monkeypatch):

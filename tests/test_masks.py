@@ -356,7 +356,7 @@ def test_polygons_need_a_size():
 def test_saving_leaves_one_file(tmp_path):
     save_mask(tmp_path/'seg'/'1'/'mask.png', TRUTH)
     assert [p.name for p in (tmp_path/'seg'/'1').iterdir()] == ['mask.png']
-    with pytest.raises(ValueError, match='two dimensions'): save_mask(tmp_path/'x.png', TRUTH[None])
+    with pytest.raises(ValueError, match=r'mask: expected the shape \(height, width\), got \(1, '): save_mask(tmp_path/'x.png', TRUTH[None])
 
 
 # ---- batches

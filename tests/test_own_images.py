@@ -403,7 +403,7 @@ def test_cut_outs(tmp_path):
 
 
 def test_masks_that_are_not_there(pair, tmp_path):
-    with pytest.raises(ValueError, match='no mask of any of the 2 pictures is there'): masked_set(pair, tmp_path, str(tmp_path/'nowhere'))
+    with pytest.raises(ValueError, match='has no mask of any of the 2 pictures: name each as its picture'): masked_set(pair, tmp_path, str(tmp_path/'nowhere'))
 
 
 def test_two_folders_of_one_name(tmp_path):

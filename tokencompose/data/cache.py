@@ -95,7 +95,7 @@ def encode_cache(
     "Encode all images and captions that are not in the cache yet."
     if dataset.flip:
         raise ValueError('A cache holds each image once, unmirrored: '
-                             f'set flip to 0 instead of {dataset.flip}, or train without a cache.')
+                             f'set flip=0 instead of {dataset.flip}, or train without a cache.')
     folder = Path(cache_dir)/'-'.join([model_fingerprint(vae)[:16], model_fingerprint(text_encoder)[:16], dtype])
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -180,7 +180,7 @@ class CachedDataset:
     ):
         if dataset.flip:
             raise ValueError('A cache holds each image once, unmirrored: '
-                             f'set flip to 0 instead of {dataset.flip}, or train without a cache.')
+                             f'set flip=0 instead of {dataset.flip}, or train without a cache.')
         image_keys, text_keys = cache_keys(dataset)
         self.moments, self.moment_row = _gather(Path(folder), 'moments', image_keys)
         self.states, self.state_row = _gather(Path(folder), 'text', text_keys)
