@@ -357,8 +357,10 @@ def test_model_with_a_variant_beside(tmp_path):
     "A folder that has both is read as it was before the variant came."
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path/'model')
-    before = model_digest(str(tmp_path/'model'))
+    def content(): return {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in (tmp_path/'model').rglob('*.*') if p.suffix in ('.json', '.txt')}
+    settings, before = content(), model_digest(str(tmp_path/'model'))
     tiny_pipeline(seed=3).save_pretrained(tmp_path/'model', variant='fp16')
+    assert content() == settings
     assert model_digest(str(tmp_path/'model')) == before
     assert torch.equal(load_pipeline(str(tmp_path/'model'), device='cpu').unet.conv_in.weight, pipe.unet.conv_in.weight)
 
