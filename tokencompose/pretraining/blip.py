@@ -376,7 +376,7 @@ def blip_loss_fn(model: BlipForQuestionAnswering, heads, pool: QuestionPool, con
         return answered + patch_loss(heads, seen, pool.labels[chosen].to(device))
     return loss
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #cd82f227
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #b2d1c4f6
 # more attributes than any other pool has, often two on a thing
 ASKED = Mixture(counts=(.25, .35, .25, .1, .05), together=.2, attributes=.65, kinds=('color', 'texture', 'plate'),
                 second=.3)
@@ -394,6 +394,7 @@ class BlipRecipe(Settings):
     lr: float = 5e-4  # Peak learning rate
     seed: int = 0
 
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #7065283c
 def pretrain_blip(
     out: Path,  # Receives the checkpoints
     recipe: BlipRecipe,
