@@ -332,7 +332,7 @@ def begin_reading(
         torch.nn.init.orthogonal_(attention.query.weight)
         attention.key.weight.copy_(attention.query.weight)
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #fbe02308
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #cde5cc14
 class QuestionPool:
     "Pictures, what stands at their patches, token ids of questions about them, and the answers."
     def __init__(self, scenes: list, model, tokenizer, seed: int = 0, count: int = 12, vae=None, decoded: float = .5):
@@ -347,13 +347,15 @@ class QuestionPool:
         yes, no = tokenizer.convert_tokens_to_ids(['yes', 'no'])
         self.answers = torch.tensor([[yes if q.answer else no for q in own] for own in asked])
 
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #d614e994
 def look_loss_fn(model: BlipForQuestionAnswering, heads, pool: QuestionPool, config: FitConfig):
     "The loss of the vision tower alone, as a function of the step, for `fit`."
     order, device = SampleOrder(len(pool.pictures), config.seed), model.device
     def loss(step):
         chosen = order.batch(step, config.batch_size)
         pixels = normalize(disturb(pool.pictures[chosen].float()/255, keyed_generator(config.seed, 'look', step)))
-        return patch_loss(heads, model.vision_model(pixels.to(device)).last_hidden_state, pool.labels[chosen].to(device))
+        seen = model.vision_model(pixels.to(device)).last_hidden_state
+        return patch_loss(heads, seen, pool.labels[chosen].to(device))
     return loss
 
 def blip_loss_fn(model: BlipForQuestionAnswering, heads, pool: QuestionPool, config: FitConfig, questions: int = 12):
@@ -374,7 +376,7 @@ def blip_loss_fn(model: BlipForQuestionAnswering, heads, pool: QuestionPool, con
         return answered + patch_loss(heads, seen, pool.labels[chosen].to(device))
     return loss
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #cd82f227
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #b2d1c4f6
 # more attributes than any other pool has, often two on a thing
 ASKED = Mixture(counts=(.25, .35, .25, .1, .05), together=.2, attributes=.65, kinds=('color', 'texture', 'plate'),
                 second=.3)
@@ -392,6 +394,7 @@ class BlipRecipe(Settings):
     lr: float = 5e-4  # Peak learning rate
     seed: int = 0
 
+# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #7065283c
 def pretrain_blip(
     out: Path,  # Receives the checkpoints
     recipe: BlipRecipe,

@@ -60,7 +60,7 @@ def table2_claims(columns) -> list:
         Claim('the whole decoder is above one place', both, two, shown),
         Claim('a layer of the encoder does not help', 'layers_down16_mid8_up16', two, shown, equal=True)]
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #5b7c695b
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #1390e465
 def table3_claims(columns) -> list:
     "What the paper says of Table 3; that the losses take hold shows in our own measure of attention."
     found, far = _found(columns), _far(columns)
@@ -80,7 +80,7 @@ def table5_claims(columns) -> list:
     "What the paper says of Table 5; two categories hardly move there."
     moved = [column for column in columns if column[1] not in ('non_spatial', 'complex')]
     rest = [column for column in columns if column not in moved]
-    return [Claim('TokenCompose binds attributes and places better than the frozen model', 'tokencompose', 'frozen', moved),
+    return [Claim('TokenCompose binds better than the frozen model', 'tokencompose', 'frozen', moved),
             Claim('and better than denoising only', 'tokencompose', 'denoise', moved),
             Claim('fine-tuning alone helps', 'denoise', 'frozen', moved),
             Claim('actions and complex prompts: as denoising only', 'tokencompose', 'denoise', rest, equal=True)]
