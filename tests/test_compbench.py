@@ -271,7 +271,7 @@ def test_unidets_own_boxes(tmp_path):
 
 
 @pytest.mark.parametrize('text, sentence', [('', 'holds no picture'), ('{"image": "a.png"}', 'row 1: expected image, names, scores and boxes'),
-                                            ('{"image": "a.png", "names": ["cat"], "scores": [], "boxes": [[0, 0, 1, 1]]}', 'row 1: expected a name, a score and four corners'), ('{"image"', 'line 1: not valid JSON')])
+                                            ('{"image": "a.png", "names": ["cat"], "scores": [], "boxes": [[0, 0, 1, 1]]}', 'row 1: expected a name, a score and four corners'), ('{"image"', 'row 1: not valid JSON')])
 def test_files_of_boxes_that_cannot_be(text, sentence, tmp_path):
     (tmp_path/'boxes.jsonl').write_text(text)
     with pytest.raises(ValueError, match=sentence): read_unidet(tmp_path/'boxes.jsonl')

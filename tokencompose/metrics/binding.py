@@ -95,7 +95,8 @@ def unidet(self: CompbenchScorer, called: list) -> tuple:  # {(prompt id, round)
     items = [(row['unique_id'], r) for row in called for r in range(self.rounds)]
     lost = [image_name(*item) for item in items if image_name(*item) not in found]
     if not lost: return {item: found[image_name(*item)] for item in items}, 'UniDet'
-    raise ValueError(f'{self.job.boxes} lacks {len(lost)} of the {len(items)} pictures, the first is {lost[0]}: judge them too.')
+    raise ValueError(f'{self.job.boxes} lacks {len(lost)} of the {len(items)} pictures, the first is {lost[0]}: '
+                     'judge them too.')
 
 # %% ../../nbs/4_metrics/15_metrics.binding.ipynb #f6e888fa
 @patch
