@@ -1,13 +1,19 @@
 """Fixtures that several test files share. No test here needs a network or a GPU."""
+import atexit
 import gzip
 import hashlib
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
+if 'TOKENCOMPOSE_CACHE' not in os.environ:  # the user's own stays as it is
+    os.environ['TOKENCOMPOSE_CACHE'] = tempfile.mkdtemp(prefix='tokencompose-cache-')
+    atexit.register(shutil.rmtree, os.environ['TOKENCOMPOSE_CACHE'], ignore_errors=True)
 
 import pytest
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tokencompose.core import keyed_rng
-from tokencompose.data.attribute_prompts import attribute_prompts, attributed_things, CATEGORIES, GENEVAL_TASKS, geneval_prompts, pairs_of, PUBLISHED_RELATIONS
+from tokencompose.data.attribute_prompts import attribute_prompts, attributed_things, GENEVAL_TASKS, geneval_prompts, pairs_of, PUBLISHED_RELATIONS
 from tokencompose.data.world import a_or_an, ATTRIBUTES, CLASSES, held_out_attributes, own_colors
+from tokencompose.metrics.compbench import CATEGORIES
 from tokencompose.sampling import prompt_texts
 
 KINDS = dict(color='color', shape='plate', texture='texture')

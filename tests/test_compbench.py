@@ -57,7 +57,7 @@ def test_what_follows_a_tab_is_no_prompt_and_classes_are_found_by_the_first_sent
 def test_a_missing_category(tmp_path):
     folder = write_prompt_lists(tmp_path)/'compbench'
     for name in ('texture', 'spatial'): (folder/f'{name}_val.txt').unlink()
-    with pytest.raises(FileNotFoundError, match='lacks 2 of the six categories, the first is texture .texture_val.txt.: data_prep/00_fetch.ipynb'): read_compbench(folder)
+    with pytest.raises(FileNotFoundError, match='lacks 2 of the six categories, the first is texture .texture_val.txt.: fetch the published lists with data_prep/00_fetch.ipynb'): read_compbench(folder)
     (folder/'complex_val_action.txt').unlink()
     with pytest.raises(FileNotFoundError, match='no list of prompts .*complex_val_action.txt'): read_compbench(folder/'complex_val.txt')
     (folder/'color_val.txt').write_text('\n')
@@ -271,7 +271,7 @@ def test_unidets_own_boxes(tmp_path):
 
 
 @pytest.mark.parametrize('text, sentence', [('', 'holds no picture'), ('{"image": "a.png"}', 'row 1: expected image, names, scores and boxes'),
-                                            ('{"image": "a.png", "names": ["cat"], "scores": [], "boxes": [[0, 0, 1, 1]]}', 'row 1: expected a name, a score and four corners'), ('{"image"', 'line 1: not valid JSON')])
+                                            ('{"image": "a.png", "names": ["cat"], "scores": [], "boxes": [[0, 0, 1, 1]]}', 'row 1: expected a name, a score and four corners'), ('{"image"', 'row 1: not valid JSON')])
 def test_files_of_boxes_that_cannot_be(text, sentence, tmp_path):
     (tmp_path/'boxes.jsonl').write_text(text)
     with pytest.raises(ValueError, match=sentence): read_unidet(tmp_path/'boxes.jsonl')
@@ -485,7 +485,7 @@ def test_the_original_rules_and_unidets_boxes(place, small, tmp_path):
     assert 'places by UniDet, original rules' in result['judge'] and result['values']['spatial'] == pytest.approx((.25*1.4 + .5)/2)  # in the second round both stand on one place
     write_jsonl(tmp_path/'boxes.jsonl', found[1:])
     with pytest.raises(ValueError, match='boxes.jsonl lacks 1 of the .* pictures, the first is spatial_000_0.png'): evaluated(place, tmp_path/'gap', boxes=str(tmp_path/'boxes.jsonl'))
-    with pytest.raises(ValueError, match="spatial_rules: 'better' is neither original nor corrected"): evaluated(place, tmp_path/'rules', judge=str(place/'judge'), spatial_rules='better')
+    with pytest.raises(ValueError, match="spatial_rules: expected original or corrected, got 'better'"): evaluated(place, tmp_path/'rules', judge=str(place/'judge'), spatial_rules='better')
 
 
 def test_one_category_alone_is_scored_alone(place, small, tmp_path):

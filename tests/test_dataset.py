@@ -399,7 +399,7 @@ def test_damaged_files_name_their_row(tmp_path, drawn):
 
 
 def test_options_of_the_data_set(drawn):
-    with pytest.raises(ValueError, match="not 'sideways'"): drawn.set(mask_orientation='sideways')
+    with pytest.raises(ValueError, match="got 'sideways'"): drawn.set(mask_orientation='sideways')
     with pytest.raises(ValueError, match='between 0 and 1'): drawn.set(flip=1.5)
 
 

@@ -86,9 +86,8 @@ def dry_run(profile, files, tmp_path, monkeypatch):
     assert 'not run' not in (out/'figures'/'table4.csv').read_text()
     table = dict(sd14='table2', sd21='table3')[profile]  # each of a base model
     step(f'paper_figures/{table}.ipynb', runs=runs, out_dir=out/'figures')
-    label = METHODS['tokencompose'].numbered if profile == 'sd14' else METHODS['tokencompose'].label
-    row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=[0, 1]).loc[(label, profile)]
-    assert len(row) == 8 and 'not run' not in row.tolist()  # object accuracy, MG3 to MG5 on both lists, FID
+    row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=0).loc[METHODS['tokencompose'].numbered if profile == 'sd14' else METHODS['tokencompose'].label]
+    assert len(own := row[row.index.str.startswith(f'{profile} | ')]) == 8 and 'not run' not in own.tolist()  # object accuracy, MG3 to MG5 on both lists, FID
     assert 'iou_0.3' in (out/'figures'/dict(sd14='grounding.md', sd21='table3_grounding.md')[profile]).read_text()
     shown = {'frozen': weights/profile, **{m: runs/profile/'train'/run_name(m)/'pipeline' for m in ('tokencompose', *OTHERS[profile]) if m in rows('figure4')}}
     for method, model in shown.items():

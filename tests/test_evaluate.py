@@ -130,7 +130,7 @@ def test_daam_of_a_folder_like_coco_gen(place, tmp_path):
     assert theirs['units']['ids'] == authors['units']['ids'] and theirs['values'] == pytest.approx(authors['values'], abs=1e-6)
     assert theirs['notes']['left_out'] == authors['notes']['left_out'] + 3 and (theirs['notes']['inverted'], authors['notes']['inverted']) == (3, 0)
     (tmp_path/'gen'/theirs['units']['ids'][1]/'prompt.txt').unlink()
-    with pytest.raises(FileNotFoundError, match='There is no .*prompt.txt: every subfolder of COCO-Gen holds'): measured_daam(place, tmp_path, tmp_path/'gen')
+    with pytest.raises(FileNotFoundError, match='There is no .*prompt.txt: every subfolder of COCO-Gen must hold'): measured_daam(place, tmp_path, tmp_path/'gen')
 
 
 @pytest.mark.parametrize('notebook, params, sentence', [

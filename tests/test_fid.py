@@ -126,9 +126,9 @@ def test_a_damaged_part_is_named(clip, pictures, tmp_path):
 
 
 def test_wrong_pictures_are_named(clip, pictures, tmp_path):
-    with pytest.raises(FileNotFoundError, match='1 of 2 pictures are missing, the first is nowhere.png'):
+    with pytest.raises(FileNotFoundError, match='1 of 2 pictures are missing, make nowhere.png first'):
         file_features(clip, [pictures[0], 'nowhere.png'], tmp_path/'features')
-    with pytest.raises(ValueError, match='no pictures to compare'): file_features(clip, [], tmp_path/'features')
+    with pytest.raises(ValueError, match='expected pictures to compare'): file_features(clip, [], tmp_path/'features')
     (tmp_path/'cut.png').write_bytes(pictures[0].read_bytes()[:150])
     with pytest.raises(ValueError, match='cut.png cannot be read'): file_features(clip, [tmp_path/'cut.png'], tmp_path/'features')
 

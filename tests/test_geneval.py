@@ -173,7 +173,7 @@ def test_prompts_that_cannot_be(change, sentence, tmp_path):
 
 
 def test_files_that_are_empty_or_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match='data_prep/00_fetch.ipynb brings that of GenEval'): read_geneval(tmp_path/'none.jsonl')
+    with pytest.raises(FileNotFoundError, match='fetch that of GenEval with data_prep/00_fetch.ipynb'): read_geneval(tmp_path/'none.jsonl')
     (tmp_path/'e.jsonl').write_text('')
     with pytest.raises(ValueError, match='holds no prompts'): read_geneval(tmp_path/'e.jsonl')
     with pytest.raises(FileNotFoundError, match='CC BY-NC and not shipped'): read_geneval2(tmp_path/'none.jsonl')

@@ -157,7 +157,7 @@ def test_excluded_classes_never_come():
 @pytest.mark.parametrize('classes, count, rest, message', [
     (FOUR, 3, dict(objects=3, exclude=[('cat', 'dog')]), 'only 2 distinct sets exist outside'),
     (FOUR, 1, dict(objects=1, exclude=[('wolf',)]), 'wolf'),
-    (FOUR, 1, dict(objects=1, exclude=['cat']), 'plain name'),
+    (FOUR, 1, dict(objects=1, exclude=['cat']), 'expected sets of class names'),
     (['cat', 'cat'], 1, dict(objects=1), 'twice: cat'),
     (['cat', 'dog'], 1, {}, 'expected 1 to 2')])
 def test_what_cannot_be_drawn(classes, count, rest, message):
@@ -165,7 +165,7 @@ def test_what_cannot_be_drawn(classes, count, rest, message):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(num_objects=3), 'row 1: num_objects is 3'), (dict(obj_2_attributes='dog'), 'list of one class name'),
+    (dict(num_objects=3), 'row 2: num_objects is 3'), (dict(obj_2_attributes='dog'), 'list of one class name'),
     (dict(text='a photo of a cat.'), 'does not name dog'), (dict(obj_2_attributes=['cat']), 'twice'),
     (dict(unique_id='1'), 'unique_id should be a number'), ({}, 'unique_id 0 used by several')])
 def test_a_prompt_file_edited_by_hand(change, message, tmp_path):
@@ -195,7 +195,7 @@ def test_boxes_stand_for_one_class():
     (lambda: best_scores([[.9, .2, .0]], 2), r'expected \(boxes, 2\)'),
     (lambda: best_scores([[3.2, -1]], 2), 'sigmoid'),
     (lambda: best_scores([[float('nan'), 0]], 2), 'between 0 and 1'),
-    (lambda: found_classes(record(0, 0, 0, 0, 0), 2), 'the prompt has 2'),
+    (lambda: found_classes(record(0, 0, 0, 0, 0), 2), 'expected the 2 of the prompt'),
     (lambda: found_classes(record(0, 3, 0, float('nan')), 2), 'round 3: scores must lie'),
     (lambda: found_classes(dict(best=[0.]), 1, 10), 'threshold')])
 def test_records_that_cannot_be(found, message):

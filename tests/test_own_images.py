@@ -7,9 +7,9 @@ import torch
 from PIL import Image, features
 
 from tokencompose.core import write_jsonl
-from tokencompose.data.dataset import GroundingDataset, load_image, write_dataset
-from tokencompose.data.folder import captions_beside, list_pictures, listed_captions, read_folder
-from tokencompose.data.masks import MAX_PIXELS
+from tokencompose.data.dataset import GroundingDataset, load_image, read_rows, write_dataset
+from tokencompose.data.folder import belongs_to, build_given, captions_beside, given_masks, list_pictures, listed_captions, read_folder
+from tokencompose.data.masks import load_mask, MAX_PIXELS
 
 
 def picture(mode='RGB', size=(30, 20), seed=0):
@@ -85,7 +85,7 @@ def test_a_broken_picture(mine, kind, capsys):
     broken(mine, kind)
     with pytest.raises(ValueError, match=r'has 2 images; images that cannot be read: 1 \(The image a.jpg cannot be read') as caught: read_folder(mine)
     assert 'gaps "skip"' in str(caught.value)
-    assert [(image.id, image.file_name) for image in read_folder(mine, gaps='skip').images] == [(1, 'b.jpg')]
+    assert [(image.id, image.file_name) for image in read_folder(mine, gaps='skip').images] == [('b.jpg', 'b.jpg')]
     assert 'left out: images that cannot be read: 1 (The image a.jpg' in capsys.readouterr().out
 
 
@@ -116,18 +116,37 @@ def test_a_name_that_is_not_utf8(mine):
     with pytest.raises(ValueError, match='is not UTF-8: rename it'): read_folder(mine)
 
 
-@pytest.mark.parametrize('name', ['../a.jpg', '/a.jpg', 'sub/a.jpg', '..', r'sub\a.jpg'])
-def test_a_path_is_no_name(mine, name):
+@pytest.mark.parametrize('name', ['../a.jpg', '..', '.', '', '/'])
+def test_a_path_that_leads_elsewhere_is_no_name(mine, name):
     write_jsonl(mine/'list.jsonl', [dict(file_name='b.jpg', text='x'), dict(file_name=name, text='x')])
     with pytest.raises(ValueError, match='list.jsonl, row 2: file_name must be the name of a file'): read_folder(mine, mine/'list.jsonl')
+
+
+@pytest.mark.parametrize('name', ['/data/photos/a.jpg', 'sub/a.jpg', r'C:\pictures\a.jpg', './a.jpg', 'a', 'A.jpg', 'a.png'])
+def test_a_path_of_another_machine_means_the_picture_of_that_name(mine, name):
+    write_jsonl(mine/'list.jsonl', [dict(file_name='b.jpg', text='x'), dict(file_name=name, text='y')])
+    assert read_folder(mine, mine/'list.jsonl').images[0].captions == ((0, 'y'),)
+
+
+def test_a_name_that_two_pictures_have(mine):
+    for folder in ('one', 'two'):
+        (mine/folder).mkdir()
+        add(mine/folder, 'c.jpg')
+    rows = [dict(file_name=f'{name}.jpg', text=name) for name in 'ab']
+    write_jsonl(mine.parent/'list.jsonl', [*rows, dict(file_name='c.jpg', text='x')])
+    with pytest.raises(ValueError, match="'c.jpg' may be one/c.jpg or two/c.jpg: give the path below"): read_folder(mine, mine.parent/'list.jsonl')
+    write_jsonl(mine.parent/'list.jsonl', [*rows, dict(file_name='set/one/c.jpg', text='x'), dict(file_name='two/c.jpg', text='y')])
+    assert {i.file_name: i.captions[0][1] for i in read_folder(mine, mine.parent/'list.jsonl').images} == {'a.jpg': 'a', 'b.jpg': 'b', 'one/c.jpg': 'x', 'two/c.jpg': 'y'}
+    write_jsonl(mine.parent/'list.jsonl', [*rows, dict(file_name='set/one/c.jpg', text='x'), dict(file_name='one/c.jpg', text='y')])
+    with pytest.raises(ValueError, match="'one/c.jpg' is named twice"): read_folder(mine, mine.parent/'list.jsonl')
 
 
 def test_duplicates(mine):
     picture().save(mine/'a.png')
     with pytest.raises(ValueError, match='a.jpg and a.png have the same name'): read_folder(mine)
     (mine/'a.png').unlink()
-    write_jsonl(mine/'list.jsonl', [dict(file_name='a.jpg', text='x'), dict(file_name='a.jpg', text='y')])
-    with pytest.raises(ValueError, match="row 2: 'a.jpg' was named before"): read_folder(mine, mine/'list.jsonl')
+    write_jsonl(mine/'list.jsonl', [dict(file_name='a.jpg', text='x'), dict(file_name='b.jpg', text='z'), dict(file_name='a.jpg', text='y'), dict(file_name='a.jpg', text='x')])
+    assert listed_captions(mine/'list.jsonl') == {'a.jpg': ('x', 'y'), 'b.jpg': ('z',)}, 'a caption a row, as lists of five captions a picture have it'
 
 
 @pytest.mark.parametrize('same', ['a.png', 'A.webp', 'my_cat.png'])
@@ -143,12 +162,12 @@ def test_pictures_are_sorted_and_hidden_ones_left(tmp_path):
 
 
 def test_ids(mine):
-    "Twelve digits, as COCO's names are, are the id; else the place among the sorted names."
+    "Twelve digits, as COCO's names are, are the id; else the name, which stays when others come."
     for name in 'ab': (mine/f'{name}.jpg').unlink(); (mine/f'{name}.txt').unlink()
     for n in (581929, 9): add(mine, f'{n:012d}.jpg')
     assert [image.id for image in read_folder(mine).images] == [9, 581929]
     add(mine, 'x.jpg')
-    assert [image.id for image in read_folder(mine).images] == [0, 1, 2]
+    assert [image.id for image in read_folder(mine).images] == ['000000000009.jpg', '000000581929.jpg', 'x.jpg']
 
 
 # ---- captions
@@ -185,11 +204,22 @@ def test_gaps_are_counted_and_the_first_are_named(mine, capsys):
 
 
 def test_what_is_not_looked_at_is_named(mine, capsys):
-    (mine/'c.heic').write_bytes(b'x')
+    (mine/'c.psd').write_bytes(b'x')
     (mine/'sub').mkdir()
+    (mine/'sub'/'notes.md').write_text('x')
+    (mine/'README.txt').write_text('About these.')
     (mine/'._a.jpg').write_bytes(b'left by a disk')
+    (mine/'.cache').mkdir()
+    picture().save(mine/'.cache'/'d.jpg')
     assert named(read_folder(mine)) == ['a.jpg', 'b.jpg']
-    assert 'not looked at: 2 (c.heic, sub)' in capsys.readouterr().out
+    assert 'not looked at: 2 (c.psd, sub/notes.md)' in capsys.readouterr().out
+
+
+def test_a_format_that_pillow_does_not_read_is_named(mine):
+    add(mine, 'c.png')
+    (mine/'c.png').rename(mine/'c.heic')
+    (mine/'c.heic').write_bytes(b'x')
+    with pytest.raises(ValueError, match='images that cannot be read: 1 .The image c.heic cannot be read'): read_folder(mine)
 
 
 @pytest.mark.parametrize('content, sentence', [
@@ -197,7 +227,8 @@ def test_what_is_not_looked_at_is_named(mine, capsys):
     ('[1, 2', 'not valid JSON'),
     ('"a.jpg"', "row 1: expected an object, got 'a.jpg'"),
     ('{"file_name": "a.jpg", "text": "x"}\n{"file_name": 3, "text": "x"}', "row 2: 'file_name' must be text"),
-    ('', 'images without a caption: 2'),
+    ('', 'names no picture: give a list that does'),
+    ('{"caption": "x"}', "the key 'file_name' is missing"),
 ])
 def test_a_list_that_is_none(mine, content, sentence):
     (mine/'list.jsonl').write_text(content)
@@ -215,13 +246,12 @@ ROWS = [dict(file_name='a.png', text=' A cat. '), dict(file_name='b cat.JPG', te
 
 
 @pytest.mark.parametrize('row, sentence', [
-    (dict(file_name='s/a.png', text='x'), 'row 3: file_name must be the name'),
+    (dict(file_name='../s/a.png', text='x'), 'row 3: file_name must be the name'),
     (dict(file_name='a.png'), 'row 3: give either text'),
     (dict(file_name='c.webp', text='x', texts=[]), 'row 3: give either text'),
     (dict(file_name='c.webp', texts='x'), "row 3: 'texts' must be a list"),
     (dict(text='x'), "row 3: the key 'file_name' is missing"),
     (dict(file_name='c.webp', text=3), 'row 3: a caption must be text, got 3'),
-    (dict(file_name='a.png', text='x'), "row 3: 'a.png' was named before"),
     ([], 'row 3: expected an object'),
 ])
 def test_a_row_that_says_nothing_clear(tmp_path, row, sentence):
@@ -234,8 +264,155 @@ def test_text_that_is_not_utf8(tmp_path):
     with pytest.raises(ValueError, match='row 1: a caption holds half a surrogate pair'): listed_captions(tmp_path/'list.jsonl')
     (tmp_path/'list.jsonl').write_bytes('{"file_name": "é.png"}'.encode('latin-1'))
     with pytest.raises(ValueError, match=r'is not UTF-8 text \(byte 15\)'): listed_captions(tmp_path/'list.jsonl')
-    (tmp_path/'e.TXT').write_bytes('Ünder'.encode('utf-16'))
+    (tmp_path/'d.TXT').write_bytes('Ünder'.encode('utf-16'))
+    assert captions_beside(tmp_path) == {'d': ('Ünder',)}
+    (tmp_path/'e.TXT').write_bytes('Ünder'.encode('latin-1'))
     with pytest.raises(ValueError, match='is not UTF-8 text'): captions_beside(tmp_path)
+
+
+# ---- other layouts
+
+@pytest.mark.parametrize('suffix', ['bmp', 'tif', 'tiff', 'gif', 'jfif', 'avif', 'BMP'])
+def test_pictures_of_other_formats(mine, suffix):
+    add(mine, f'c.{suffix}', **(dict(format='jpeg') if suffix == 'jfif' else {}))
+    assert f'c.{suffix}' in named(read_folder(mine))
+
+
+def test_subfolders_of_concepts(tmp_path):
+    for folder, text in (('10_cat', 'a cat'), ('5_dog', 'a dog')):
+        (tmp_path/folder).mkdir()
+        add(tmp_path/folder, 'photo0.png', caption=text)
+    coco = read_folder(tmp_path)
+    assert [(i.id, i.file_name, i.captions[0][1]) for i in coco.images] == [('10_cat/photo0.png', '10_cat/photo0.png', 'a cat'), ('5_dog/photo0.png', '5_dog/photo0.png', 'a dog')]
+    picture().save(tmp_path/'10_cat-photo0.png')
+    with pytest.raises(ValueError, match='10_cat-photo0.png and 10_cat/photo0.png have the same name|have the same name'): list_pictures(tmp_path)
+
+
+@pytest.mark.parametrize('suffix', ['caption', 'captions', 'TXT'])
+def test_captions_of_other_suffixes(tmp_path, suffix):
+    picture().save(tmp_path/'a.jpg')
+    (tmp_path/f'a.{suffix}').write_text('A cat.\n')
+    assert read_folder(tmp_path).images[0].captions == ((0, 'A cat.'),)
+
+
+def test_two_files_of_captions(mine):
+    (mine/'a.caption').write_text('The caption of a.')
+    assert named(read_folder(mine)) == ['a.jpg', 'b.jpg']
+    (mine/'a.caption').write_text('Another.')
+    with pytest.raises(ValueError, match='a has two files of captions that differ .*: keep one'): read_folder(mine)
+
+
+def test_captions_in_a_folder_of_their_own(mine):
+    (mine.parent/'texts').mkdir(exist_ok=True)
+    for name in 'ab': (mine/f'{name}.txt').rename(mine.parent/'texts'/f'{name}.txt')
+    assert read_folder(mine, mine.parent/'texts').images[1].captions == ((0, 'The caption of b.'),)
+
+
+def test_a_list_among_the_pictures(mine, capsys):
+    for name in 'ab': (mine/f'{name}.txt').unlink()
+    write_jsonl(mine/'metadata.jsonl', [dict(file_name=f'{name}.jpg', text=name) for name in 'ab'])
+    assert [i.captions for i in read_folder(mine).images] == [((0, 'a'),), ((0, 'b'),)]
+    assert 'captions are read from metadata.jsonl' in capsys.readouterr().out
+    (mine/'a.txt').write_text('x')                                     # text files come first where there are any
+    with pytest.raises(ValueError, match='images without a caption: 1'): read_folder(mine)
+
+
+@pytest.mark.parametrize('name, content', [
+    ('list.json', '[{"img_path": "/data/a.jpg", "caption": ["one", "two"]}, {"img_path": "/data/b.jpg", "caption": "three"}]'),
+    ('list.csv', 'file_name,text\na.jpg,one\nb.jpg,"three, or four"\n'), ('list.csv', '\ufeffimage;caption\na.jpg;one\nb.jpg;three\n'),
+    ('list.tsv', 'image\tprompt\na.jpg\tone\nb.jpg\tthree\n'), ('list.jsonl', '{"image": {"path": "a.jpg"}, "caption": "one"}\n{"image": "b.jpg", "captions": ["three"]}\n')])
+def test_lists_of_other_forms(mine, name, content):
+    (mine/name).write_text(content, encoding='utf-8')
+    found = [i.captions for i in read_folder(mine, mine/name).images]
+    assert found[0][0] == (0, 'one') and found[1][0][1].startswith('three')
+
+
+def test_a_list_that_names_no_picture_says_what_it_needs(mine):
+    (mine/'list.csv').write_text('id,label\n1,x\n')
+    with pytest.raises(ValueError, match="list.csv, row 2: the key 'file_name' is missing .or img_path, image_path"): read_folder(mine, mine/'list.csv')
+    (mine/'list.jsonl').write_text('{"file_name": "a.jpg", "label": 3}')
+    with pytest.raises(ValueError, match='row 1: give either text .*or one of caption, captions, prompt, description; it has none of them'): read_folder(mine, mine/'list.jsonl')
+
+
+@pytest.mark.parametrize('end', ['-masklabel', '-mask', '_mask', '.mask'])
+def test_a_mask_beside_its_picture_is_no_picture(mine, end, capsys):
+    picture('L').save(mine/f'a{end}.png')
+    (mine/'masks').mkdir()
+    picture('L').save(mine/'masks'/'b.png')
+    assert named(read_folder(mine)) == ['a.jpg', 'b.jpg']
+    assert f'not looked at: 2 (a{end}.png, masks/b.png)' in capsys.readouterr().out
+    add(mine, 'an old_mask.png')                                       # a picture of a mask
+    assert 'an old_mask.png' in named(read_folder(mine))
+
+
+# ---- masks that exist already
+
+def half(size=(30, 20), top=True):
+    pixels = np.zeros(size[::-1], np.uint8)
+    pixels[:10] = 255*top
+    pixels[10:] = 255*(not top)
+    return Image.fromarray(pixels)
+
+
+def masked_set(mine, tmp_path, *given):
+    coco = read_folder(mine)
+    counts = build_given(tmp_path/'set', coco, given_masks(coco, *given))
+    return counts, {row.file_name: dict(zip(row.nouns, row.masks)) for row in read_rows(tmp_path/'set')}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    folder = tmp_path/'mine'
+    folder.mkdir()
+    add(folder, 'a.jpg', caption='A teddy bear on a car.\nA car.')
+    add(folder, 'b.jpg', caption='Two cats.')
+    return folder
+
+
+def test_a_folder_of_masks_for_each_picture(pair, tmp_path, capsys):
+    for name, top in (('a/teddy_bear', True), ('a/car', False), ('b/cats_1', True), ('b/cats_2', False), ('b/zebra', True)):
+        (tmp_path/'masks'/name).parent.mkdir(parents=True, exist_ok=True)
+        half(top=top).save(tmp_path/'masks'/f'{name}.png')
+    counts, rows = masked_set(pair, tmp_path, str(tmp_path/'masks'))
+    assert rows == {'a.jpg': {'teddy bear': 'seg/a/mask_a_teddy_bear.png', 'car': 'seg/a/mask_a_car.png'}, 'b.jpg': {'cats': 'seg/b/mask_b_cats.png'}}
+    assert load_mask(tmp_path/'set/seg/b/mask_b_cats.png').all() and load_mask(tmp_path/'set/seg/a/mask_a_car.png').float().mean() == .5
+    assert counts['masks_not_in_captions'] == 1 and '1 masks show nothing that the caption says: 1 (zebra.png of b.jpg)' in capsys.readouterr().out
+    half(top=True).save(tmp_path/'masks'/'a'/'car.png')                # a corrected mask
+    masked_set(pair, tmp_path, str(tmp_path/'masks'))
+    assert 'rows: 1 changed (a.jpg)' in capsys.readouterr().out and load_mask(tmp_path/'set/seg/a/mask_a_car.png')[:10].all()
+
+
+@pytest.mark.parametrize('place', ['-masklabel', 'masks'])
+def test_one_mask_a_picture(pair, tmp_path, place):
+    (tmp_path/'masks').mkdir()
+    half().convert('RGB').save(pair/'b-masklabel.png' if place == '-masklabel' else tmp_path/'masks'/'b.png')
+    given = '' if place == '-masklabel' else str(tmp_path/'masks')
+    with pytest.raises(ValueError, match='does not say what it shows: name it with noun .-p noun cat'): masked_set(pair, tmp_path, given)
+    counts, rows = masked_set(pair, tmp_path, given, 'cats')
+    assert rows == {'b.jpg': {'cats': 'seg/b/mask_b_cats.png'}} and counts['images_without_mask'] == 1
+
+
+def test_cut_outs(tmp_path):
+    folder = tmp_path/'mine'
+    folder.mkdir()
+    cut = picture().convert('RGBA')
+    cut.putalpha(half())
+    add(folder, 'a.png', cut, 'A photo of a vase.')
+    _, rows = masked_set(folder, tmp_path, 'alpha', 'vase')
+    assert rows == {'a.png': {'vase': 'seg/a/mask_a_vase.png'}} and load_mask(tmp_path/'set/seg/a/mask_a_vase.png').sum() == 300
+
+
+def test_masks_that_are_not_there(pair, tmp_path):
+    with pytest.raises(ValueError, match='has no mask of any of the 2 pictures: name each as its picture'): masked_set(pair, tmp_path, str(tmp_path/'nowhere'))
+
+
+def test_two_folders_of_one_name(tmp_path):
+    for name in ('first', 'second'): (tmp_path/name/'images').mkdir(parents=True)
+    belongs_to(tmp_path/'out', tmp_path/'first'/'images')
+    belongs_to(tmp_path/'out', tmp_path/'first'/'images')
+    with pytest.raises(ValueError, match='belongs to the pictures in .*first/images: give those in .*second/images a folder of their own'): belongs_to(tmp_path/'out', tmp_path/'second'/'images')
+    (tmp_path/'first').rename(tmp_path/'moved')
+    belongs_to(tmp_path/'out', tmp_path/'moved'/'images')
 
 
 def test_gaps_of_another_kind(mine):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tokencompose.core import write_json
-from tokencompose.reporting.results import check_result, load_results, pooled, result_path, save_result, toy_result, unit_arrays
+from tokencompose.reporting.results import check_result, load_results, pooled, result_path, run_scores, save_result, toy_result, unit_arrays
+from tokencompose.stats import seeds_interval
 
 
 @pytest.fixture
@@ -89,12 +90,28 @@ def test_seed_0_may_be_part_of_the_name_but_not_twice(tmp_path):
 def test_seeds_are_taken_together(runs):
     row = pooled(runs).set_index('name').loc['MG2']
     assert (row['value'], row['seeds'], row['seed_low'], row['seed_high']) == (62.5, 2, 50, 75)
-    assert (row['low'], row['high']) == (0, 100)
+    assert row['low'] < 1 and row['high'] > 99 and row['over'] == 'units and seeds'  # two prompts tell next to nothing
     assert len(pooled([])) == 0
 
 
-def test_one_run_keeps_its_own_interval(frozen):
-    assert pooled([frozen]).set_index('name').loc['MG2', ['low', 'high']].tolist() == frozen['intervals']['MG2']
+def test_one_run_has_an_interval_over_prompts_alone(frozen):
+    frozen['units']['values']['MG2'] = [50., 0.]
+    row = pooled([frozen]).set_index('name').loc['MG2']
+    expected = seeds_interval([[50., 0.]], bounds=(0, 100))
+    assert (row['low'], row['high'], row['over']) == (expected.low, expected.high, 'units')
+    without = {k: v for k, v in frozen.items() if k != 'units'}      # as stored, where the scores of prompts are not there
+    assert pooled([without]).set_index('name').loc['MG2', ['low', 'high']].tolist() == frozen['intervals']['MG2']
+
+
+def test_scores_of_runs_have_their_figures_as_means(runs):
+    for r, weights in zip(runs, ([1, 3], [2, 2])):
+        r['units']['weights'] = {'MG2': weights}
+        r['values']['MG2'] = np.average(r['units']['values']['MG2'], weights=weights)
+    scores = run_scores(runs, 'MG2')
+    assert scores.mean(1).tolist() == [r['values']['MG2'] for r in runs]
+    runs[0]['units']['values']['MG2'][1] = runs[1]['units']['values']['MG2'][1] = None
+    assert run_scores(runs, 'MG2').shape == (2, 1)                     # a unit that counts nowhere is left out
+    assert run_scores(runs, 'MG9') is None and run_scores([*runs, runs[0] | dict(units=dict(ids=[8, 9], values={}))], 'MG2') is None
 
 
 def test_other_prompts_leave_no_common_interval(runs):

@@ -242,16 +242,18 @@ def test_a_broken_picture_stops_nobody_and_is_tried_again(clip, world, tmp_path)
     assert (tmp_path/'out'/'captions.jsonl').read_bytes() == (tmp_path/'whole'/'captions.jsonl').read_bytes()
 
 
-def test_other_settings_are_refused(clip, world, tmp_path):
+def test_other_settings_are_refused_and_other_captions_chosen_again(clip, world, tmp_path, capsys):
     coco = read_coco(world, 'val2017')
-    select_captions(tmp_path/'out', coco, *clip, batch=2)
+    records = select_captions(tmp_path/'out', coco, *clip, batch=2)
     before = (tmp_path/'out'/'captions.jsonl').stat().st_mtime_ns
     select_captions(tmp_path/'out', coco, *clip, batch=2)
     assert (tmp_path/'out'/'captions.jsonl').stat().st_mtime_ns == before              # nothing was left to do
     with pytest.raises(ValueError, match='other settings'): select_captions(tmp_path/'out', coco, *clip, batch=3)
     assert len(select_captions(tmp_path/'first', coco, *clip, max_images=1)) == 1
     edit_captions(world, lambda rows: rows[1:])
-    with pytest.raises(ValueError, match='other settings'): select_captions(tmp_path/'out', read_coco(world, 'val2017'), *clip, batch=2)
+    capsys.readouterr()
+    after = select_captions(tmp_path/'out', read_coco(world, 'val2017'), *clip, batch=2)
+    assert 'captions: 1 changed' in capsys.readouterr().out and len(after[0]['candidates']) == len(records[0]['candidates']) - 1 and after[1:] == records[1:]
 
 
 # ---- the zoo's model

@@ -310,8 +310,20 @@ def test_stage_refuses_another_rule_or_other_captions(toy_tagger, tmp_path):
     tag_captions(tmp_path, rows_of(5), tagger)
     with pytest.raises(ValueError, match='stop_nouns'): tag_captions(tmp_path, rows_of(5), tagger, stop_nouns=True)
     with pytest.raises(ValueError, match='compounds'): tag_captions(tmp_path, rows_of(5), tagger, compounds=COMPOUNDS)
-    changed = rows_of(5) | {2: dict(image_id=2, file_name='2.jpg', text='another')}
-    with pytest.raises(ValueError, match='captions'): tag_captions(tmp_path, changed, tagger)
+    others = {i: dict(row, text='another') for i, row in rows_of(5).items()}
+    with pytest.raises(ValueError, match='none of the 5 is still the same'): tag_captions(tmp_path, others, tagger)
+
+
+def test_one_changed_caption_is_tagged_again(toy_tagger, tmp_path, capsys):
+    before = tag_captions(tmp_path, rows_of(5), FlairTagger(toy_tagger), batch=1)
+    changed = rows_of(6) | {2: dict(image_id=2, file_name='2.jpg', text='the dog of dogs')}
+    seen = []
+    class Watched:
+        identity = FlairTagger(toy_tagger).identity
+        def __call__(self, captions): return seen.append(captions) or FlairTagger(toy_tagger)(captions)
+    after = tag_captions(tmp_path, changed, Watched(), batch=1)
+    assert seen == [['the dog of dogs'], [rows_of(6)[5]['text']]] and [r for r in after[:5] if r['image_id'] != 2] == [r for r in before if r['image_id'] != 2]
+    assert 'nouns: 1 changed (2); 1 new (5)' in capsys.readouterr().out
 
 
 # ---- captions, counts, a page
@@ -397,8 +409,10 @@ def test_the_zoo_agrees_with_the_authors_on_real_captions(zoo_tagger):
 def test_real_captions_have_spans_for_the_authors_nouns():
     "The authors' own phrases, cut from the captions by the same tokenizer, are runs of our words."
     if not REAL.is_file(): pytest.skip(f'needs {REAL.name}, which is not beside the repository')
-    lost = 0
+    lost = []
     for row in read_jsonl(REAL):
         cut = ' '.join(row['text'][a:b] for a, b in cut_words(row['text']))
-        lost += sum(f' {noun} ' not in f' {cut} ' for noun in row['nouns'])
-    assert lost <= 2, 'in two phrases the authors\' tokenizer of 2023 kept a full stop'
+        lost += [noun for noun in row['nouns'] if f' {noun} ' not in f' {cut} ']
+    glued = [noun for noun in lost if ',' in noun]  # one word to the authors, two things to us
+    assert sorted(set(lost) - set(glued)) == ['bowl.', 'refrigerator.'], 'where their tokenizer of 2023 kept a full stop'
+    assert sorted(glued) == ['broccoli,beans', 'fritter,napkin']

@@ -122,7 +122,7 @@ JOINED = SMALL[0] | dict(unique_id=1000, rel_type='and', text='an apple and a ba
 
 
 @pytest.mark.parametrize('rows, message', [
-    ([SMALL[0], SMALL[0] | dict(rel_type='beside')], 'row 1: rel_type should be one of to the left of'),
+    ([SMALL[0], SMALL[0] | dict(rel_type='beside')], 'row 2: rel_type should be one of to the left of'),
     ([SMALL[0], SMALL[0] | dict(rel_type='above')], "the text does not say 'above'"),
     ([SMALL[0], SMALL[0] | dict(text='an apple to the left of it')], 'does not name banana'),
     ([SMALL[0], SMALL[0]], 'unique_id 0 used'),

@@ -42,6 +42,7 @@ def save_checkpoint(
     return target
 
 def _fsync_folder(folder):
+    if os.name == 'nt': return  # Windows opens no folders
     descriptor = os.open(folder, os.O_RDONLY)
     try: os.fsync(descriptor)
     finally: os.close(descriptor)
@@ -67,7 +68,7 @@ def newest_checkpoint(folder: Path) -> Path:  # None when there is none
 def load_checkpoint(checkpoint: Path, unet, optimizer, ema, config: TrainConfig, world: int = 1) -> int:  # Step
     "Put a checkpoint's state into the live objects."
     state, folder = read_json(checkpoint/'state.json'), checkpoint.parent.parent
-    refuse_changes(folder, state['config'], config)
+    refuse_changes(folder, state, config)
     if state['world'] != world: raise ValueError(
         f'{folder} was trained by {state["world"]} process(es), now {world}: an update would take other images. '
         'Start as many as before, or choose another out_dir.')

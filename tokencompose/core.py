@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'resolve', 'key_to_int', 'keyed_generator', 'keyed_rng', 'keyed_randn', 'epoch_order', 'SampleOrder',
-           'process_share', 'in_parallel', 'atomic_path', 'write_text', 'write_json', 'read_json', 'write_jsonl',
-           'read_jsonl', 'image_name', 'file_sha256', 'git_commit', 'default_device', 'device_name', 'provenance',
+           'process_share', 'in_parallel', 'atomic_path', 'write_text', 'read_text', 'write_json', 'read_json',
+           'write_jsonl', 'json_rows', 'read_jsonl', 'image_name', 'file_sha256', 'hash_of', 'cache_folder',
+           'content_sha256', 'files_hash', 'differences', 'git_commit', 'default_device', 'device_name', 'provenance',
            'Progress', 'Settings', 'check_type', 'some_of']
 
 # %% ../nbs/0_base/00_core.ipynb #2408998c
-import contextlib, dataclasses, difflib, hashlib, importlib.metadata, json, math, numbers, os, platform
-import subprocess, sys, time
+import codecs, contextlib, dataclasses, difflib, functools, hashlib, importlib.metadata, json, math, numbers, os
+import platform, re, subprocess, sys, threading, time
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -64,7 +65,7 @@ def epoch_order(
 class SampleOrder:
     "Endless shuffled sequence over a data set; `order.batch(step, n)` needs no history."
     def __init__(self, size: int, seed: int):
-        if size < 1: raise ValueError('The data set is empty: nothing to order.')
+        if size < 1: raise ValueError(f'size: expected a data set of one row or more, got {size}.')
         self.size, self.seed, self._epochs = size, seed, {}
     def __getitem__(self, place: int) -> int:
         epoch, offset = divmod(place, self.size)
@@ -75,7 +76,10 @@ class SampleOrder:
 # %% ../nbs/0_base/00_core.ipynb #5dfc23b7
 def process_share() -> tuple:  # (rank, world)
     "This process's place among those that a launcher (torchrun, accelerate) started."
-    return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    rank, world = os.environ.get('RANK') or '0', os.environ.get('WORLD_SIZE') or '1'
+    if rank.isdecimal() and world.isdecimal() and int(rank) < int(world): return int(rank), int(world)
+    raise ValueError(f'RANK is {rank!r} and WORLD_SIZE {world!r} in the environment: expected a rank from 0 to one '
+                     'less than the number of processes; unset both to work alone.')
 
 # %% ../nbs/0_base/00_core.ipynb #a3af878e
 def in_parallel(
@@ -111,31 +115,55 @@ def write_text(path, text: str):
     with atomic_path(path) as temporary: temporary.write_text(text, encoding='utf-8')
 
 # %% ../nbs/0_base/00_core.ipynb #a20a32ef
+_ORDER_MARKS = {codecs.BOM_UTF8: 'utf-8-sig', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
+
+def read_text(path) -> str:
+    "A text file in UTF-8, or in what the mark at its beginning says."
+    data = Path(path).read_bytes()
+    encoding = next((name for mark, name in _ORDER_MARKS.items() if data.startswith(mark)), 'utf-8')
+    try: return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.') from None
+
 def write_json(path, value):
     "Write JSON atomically, indented, keys in the order given."
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + '\n')
 
 def read_json(path):
     "Read a JSON file; an unreadable one is named in the error."
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path} is not valid JSON (line {error.lineno}: {error.msg}): '
-                         'delete it and run the step that makes it again.') from None
+    try: return json.loads(read_text(path))
+    except json.JSONDecodeError as error: reason = f'line {error.lineno}: {error.msg}'
+    except RecursionError: reason = 'it is nested too deeply'
+    raise ValueError(f'{path} is not valid JSON ({reason}): '
+                     'correct it there, or, if a step made it, delete it and run that step again.')
 
+# %% ../nbs/0_base/00_core.ipynb #3c2453da
 def write_jsonl(path, rows):
     "Write rows as JSON lines, atomically."
     write_text(path, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
 
-def read_jsonl(path) -> list:  # One value a line
-    "Read a JSON-lines file; a broken line is named by its number."
-    rows = []
-    lines = Path(path).read_text(encoding='utf-8').split('\n')  # not splitlines: a caption may hold U+2028
-    for number, line in enumerate(lines, 1):
+def json_rows(
+    path,  # JSON lines, or one JSON array
+) -> list:  # Pairs (value, "file, row n")
+    "The rows of a list, each with its place for messages; a broken row is named by its number."
+    text, rows = read_text(path), []
+    if text.lstrip()[:1] == '[':
+        try: return [(value, f'{path}, row {n}') for n, value in enumerate(json.loads(text), 1)]
+        except (json.JSONDecodeError, RecursionError) as error:
+            if getattr(error, 'msg', '') != 'Extra data':  # one array a line
+                raise ValueError(f'{path} is not valid JSON ({error}): correct it there.') from None
+    for n, line in enumerate(re.split(r'\r\n|\r|\n', text), 1):  # not splitlines: a caption may hold U+2028
         if not line.strip(): continue
-        try: rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f'{path}, line {number}: not valid JSON ({error.msg}).') from None
+        try: rows.append((json.loads(line), f'{path}, row {n}'))
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = getattr(error, 'msg', 'it is nested too deeply')
+            raise ValueError(f'{path}, row {n}: not valid JSON ({reason}); expected JSON lines, one object a line, '
+                             'or one JSON array.') from None
     return rows
+
+def read_jsonl(path) -> list:  # One value a line
+    "The values of a list, see `json_rows`."
+    return [value for value, _ in json_rows(path)]
 
 # %% ../nbs/0_base/00_core.ipynb #54163965
 def image_name(
@@ -145,11 +173,79 @@ def image_name(
     "Name of a picture's file."
     return f'{prompt_id}_{round}.png'
 
-# %% ../nbs/0_base/00_core.ipynb #6020e11e
+# %% ../nbs/0_base/00_core.ipynb #498cbf54
 def file_sha256(path) -> str:  # Hex digest
     "SHA-256 of a file."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+def hash_of(
+    value,  # Anything that JSON can say; the order of keys does not count
+    digits: int = 32,
+) -> str:  # So many hex digits
+    "A number for a value."
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:digits]
+
+def cache_folder() -> Path:
+    "Where things are kept that can be made again: what TOKENCOMPOSE_CACHE names, else data/cache in the repository."
+    return resolve(os.environ.get('TOKENCOMPOSE_CACHE') or 'data/cache')
+
+@functools.lru_cache(maxsize=1)
+def _kept(file: Path) -> dict:  # Path -> (stamp, digest)
+    "The digests on the disk; a line that was cut off is left out."
+    lines = file.read_text(encoding='utf-8', errors='replace').splitlines() if file.is_file() else []
+    kept, whole = {}, (line for line in lines if line[:1] == '[' and line[-1:] == ']')
+    for line in whole:
+        try: path, *stamp, sha256 = json.loads(line)
+        except ValueError: continue  # two processes wrote at once
+        kept[path] = (tuple(stamp), sha256)
+    return kept
+
+_WRITING = threading.Lock()
+
+def _keep(file: Path, row: list):
+    "One more line for the file of digests, where that can be written."
+    with _WRITING, contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, 'a', encoding='utf-8') as f: f.write(json.dumps(row) + '\n')
+
+# %% ../nbs/0_base/00_core.ipynb #a14118ee
+def content_sha256(path) -> str:  # Hex digest
+    "SHA-256 of a file, which is read only where size, times or inode are not those of an earlier call."
+    path, file = os.path.abspath(path), cache_folder()/'digests.jsonl'
+    about, kept = os.stat(path), _kept(file)
+    stamp = about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+    if path in kept and kept[path][0] == stamp: return kept[path][1]
+    sha256 = file_sha256(path)
+    if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > 2*10**9:
+        kept[path] = (stamp, sha256)
+        _keep(file, [path, *stamp, sha256])
+    return sha256
+
+def files_hash(paths, root) -> str:  # 16 hex digits
+    "A number for some files' places below `root` and contents."
+    return hash_of([(path.relative_to(root).as_posix(), content_sha256(path)) for path in sorted(paths)], 16)
+
+# %% ../nbs/0_base/00_core.ipynb #68732f2c
+def _around(old: str, new: str, width: int = 40) -> tuple:
+    "Two texts, where they are long from shortly before their first difference."
+    at = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
+    start = max(0, at - width//3) if max(len(old), len(new)) > width else 0
+    def cut(text): return '…'*(start > 0) + text[start:start + width] + '…'*(len(text) > start + width)
+    return cut(old), cut(new)
+
+def differences(
+    old,  # JSON-ready
+    new,  # JSON-ready; keys that only `old` has do not count
+    name: str = '',  # Of both
+) -> list:  # Such as "lr: 0.1 there, 0.2 now"
+    "In words, where settings differ; those inside of others by their path."
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = [differences(old.get(key), value, f'{name}.{key}' if name else str(key)) for key, value in new.items()]
+        return [sentence for found in inner for sentence in found]
+    if old == new: return []
+    return ['{}: {} there, {} now'.format(name, *_around(repr(old), repr(new)))]
+
+# %% ../nbs/0_base/00_core.ipynb #6020e11e
 def git_commit() -> str:  # Hash, with "+changes" when the tree differs from it; "" outside git
     "The commit the code was run from."
     def git(*args):

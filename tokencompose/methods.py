@@ -117,6 +117,6 @@ def relative_layers(
         place, _, side = name.partition('_')
         if not side: return place
         if not side.isdecimal() or int(side) % coarsest:
-            raise ValueError(f'layers: the size in {name!r} is no multiple of the coarsest map, {coarsest}.')
+            raise ValueError(f'layers: the size in {name!r} must be a multiple of the coarsest map, {coarsest}.')
         return f'{place}_{int(side)//coarsest}x'
     return tuple(map(relative, layers))

@@ -5,19 +5,30 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'model_folder', 'load_pipeline', 'load_tokenizer', 'model_path', 'build_tokenizer', 'tokenize', 'new_vae',
            'new_text_encoder', 'new_unet', 'new_scheduler', 'slow_tokenizer', 'new_pipeline', 'tiny_pipeline',
-           'loud_pipeline', 'tiny_unet', 'new_sampler', 'model_fingerprint']
+           'loud_pipeline', 'tiny_unet', 'new_sampler', 'model_fingerprint', 'model_digest']
 
-# %% ../nbs/0_base/07_models.ipynb #72ca4270
-import hashlib, json, tempfile
+# %% ../nbs/0_base/07_models.ipynb #0c755ce4
+import hashlib, json, re, tempfile
 from pathlib import Path
 import tokenizers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
-from .core import default_device, resolve
+from .core import content_sha256, default_device, files_hash, hash_of, read_json, resolve
 
 # %% ../nbs/0_base/07_models.ipynb #9918e9f6
+_SINGLE = ('.safetensors', '.ckpt', '.pt', '.pth', '.bin')
+
+def _one_file(path) -> str:
+    "What to do with a whole model in one file."
+    made = f'weights/{path.stem}'
+    command = f"P.from_single_file('{path}').save_pretrained('{made}')"
+    there = 'is one file' if path.is_file() else 'is not there, and it names one file'
+    return (f'The model {path} {there}: the folder of a pipeline is wanted. diffusers makes one of a file of weights, '
+            'where the hub can be reached: '
+            f'`python -c "from diffusers import StableDiffusionPipeline as P; {command}"`; then name {made}.')
+
 def model_folder(
     model: str,  # Folder (below the repository when relative) or hub id such as "CompVis/stable-diffusion-v1-4"
     revision: str = '',  # Commit on the hub
@@ -25,7 +36,8 @@ def model_folder(
     "Where a model's files lie on this machine."
     folder = resolve(model)
     if folder.is_dir(): return folder
-    if model.count('/') != 1 or model.startswith(('.', '~')):
+    if folder.is_file() or folder.suffix in _SINGLE: raise ValueError(_one_file(folder))
+    if not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(model)) or folder.parent.is_dir():
         raise FileNotFoundError(f'There is no model folder {folder}: check the parameter `model`, or make the model '
                                 'with its pretraining notebook (nbs/6_pretraining/pretrain_*.ipynb).')
     from huggingface_hub import snapshot_download
@@ -37,6 +49,43 @@ def model_folder(
                                 f'`hf download {model}{at}`, or name a folder that holds them '
                                 'with `-p model FOLDER`.') from None
 
+# %% ../nbs/0_base/07_models.ipynb #1df6de52
+_PARTS = ('unet', 'vae', 'text_encoder')
+
+def _check_kind(folder: Path):
+    "Refuse what is no Stable Diffusion 1 or 2."
+    if not (folder/'model_index.json').is_file():
+        raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): '
+                                'point `model` at a folder written by save_pretrained.')
+    index, wanted = read_json(folder/'model_index.json'), 'Stable Diffusion 1 or 2 for text to image is wanted'
+    kind = f'{folder} is a {index.get("_class_name", "model of no known class")}'
+    lost = [part for part in (*_PARTS, 'tokenizer', 'scheduler') if not (folder/part).is_dir()]
+    lost = lost or [f'{part}/config.json' for part in _PARTS if not (folder/part/'config.json').is_file()]
+    if lost: raise ValueError(f'{kind} without {", ".join(lost)}: {wanted}.')
+    others = [part for part in ('text_encoder_2', 'prior', 'transformer') if (folder/part).is_dir()]
+    if others: raise ValueError(f'{kind} with a {", ".join(others)}: {wanted}.')
+    unet = read_json(folder/'unet'/'config.json')
+    channels = unet.get('in_channels', 4)
+    if channels != 4: raise ValueError(f'{kind} whose U-Net takes {channels} channels instead of 4: {wanted}.')
+    more = [key for key in ('addition_embed_type', 'class_embed_type', 'encoder_hid_dim_type') if unet.get(key)]
+    if more: raise ValueError(f'{kind} whose U-Net asks for more than a text ({", ".join(more)}): {wanted}.')
+
+def _weights_of(folder: Path) -> tuple:  # options of `from_pretrained`, files of weights
+    "In which of the published forms the weights lie."
+    names = {part: sorted(p.name for p in (folder/part).iterdir()) for part in _PARTS}
+    for suffix in ('.safetensors', '.bin'):
+        found = {part: [n for n in own if n.endswith(suffix)] for part, own in names.items()}
+        if not all(found.values()): continue
+        plain = {part: [n for n in own if n.count('.') == 1] for part, own in found.items()}
+        lacking = [found[part][0] for part in _PARTS if not plain[part]]
+        variant = re.split('[.-]', lacking[0].partition('.')[2])[0] if lacking else None
+        used = {part: [n for n in found[part] if re.search(rf'\.{variant}[.-]', n)] or plain[part] for part in _PARTS}
+        files = [folder/part/name for part, own in used.items() for name in own]
+        return dict(use_safetensors=suffix == '.safetensors', variant=variant), files
+    lost = [part for part, own in names.items() if not any(n.endswith(('.safetensors', '.bin')) for n in own)]
+    raise FileNotFoundError(f'{folder} has no weights in {", ".join(lost) or "one form for all parts"} '
+                            '(.safetensors or .bin): fetch them too.')
+
 # %% ../nbs/0_base/07_models.ipynb #880cd932
 def load_pipeline(
     model: str,  # See `model_folder`
@@ -46,12 +95,11 @@ def load_pipeline(
 ) -> StableDiffusionPipeline:
     "A pipeline in evaluation mode, without the safety checker (which would blacken pictures and count them as misses)."
     folder = model_folder(model, revision)
-    if not (folder/'model_index.json').is_file():
-        raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): '
-                                'point `model` at a folder written by save_pretrained.')
+    _check_kind(folder)
+    options, _ = _weights_of(folder)
     disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, safety_checker=None,
-                                                   requires_safety_checker=False, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
+                                                   safety_checker=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)
     return pipe.to(device or default_device())
@@ -232,7 +280,7 @@ def tiny_unet(
         torch.manual_seed(0)
         return UNet2DConditionModel(**{**sizes, **_BLOCKS, **changes})
 
-# %% ../nbs/0_base/07_models.ipynb #1b4f2ff4
+# %% ../nbs/0_base/07_models.ipynb #63ff40ea
 _STABLE_DIFFUSION = dict(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
 
 def new_sampler(
@@ -261,3 +309,23 @@ def model_fingerprint(
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+# %% ../nbs/0_base/07_models.ipynb #c241d115
+def _files_of(folder: Path) -> list:
+    "The files of a model that say what it is."
+    kinds = ('.safetensors', '.json', '.txt', '.bin', '.pt', '.pth')
+    files = [path for path in folder.rglob('*') if path.suffix in kinds]
+    if not (folder/'model_index.json').is_file(): return files
+    _check_kind(folder)
+    weights, parts = _weights_of(folder)[1], {folder/part for part in (*_PARTS, 'tokenizer', 'scheduler')}
+    words = [path for path in files if path.parent in parts and path.suffix in ('.json', '.txt')]
+    return [folder/'model_index.json', *weights, *(path for path in words if '.index.' not in path.name)]
+
+def model_digest(
+    model: str,  # File, folder or hub id
+    revision: str = '',  # Commit on the hub
+) -> str:  # 16 hex digits
+    "A number for the weights, settings and vocabulary of a model; of a hub id for its name and commit."
+    place = resolve(model)
+    if place.is_file(): return content_sha256(place)[:16]
+    return files_hash(_files_of(place), place) if place.is_dir() else hash_of([model, revision], 16)

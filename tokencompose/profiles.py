@@ -119,9 +119,12 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
 
     def replace(self, **changes) -> 'Profile':
         "A copy with some fields changed; unknown names and wrong types are refused."
-        unknown = set(changes) - {f.name for f in dataclasses.fields(self)}
-        if unknown: type(self).from_params({**self.to_dict(), **changes})
-        return dataclasses.replace(self, **changes)
+        names = {f.name for f in dataclasses.fields(self)}
+        if set(changes) - names: type(self).from_params({**self.to_dict(), **changes})
+        pinned = [name for name in names if name.endswith('_revision')]
+        pins = {'model': 'revision'} | {name.removesuffix('_revision'): name for name in pinned}
+        loose = {pins[name]: '' for name in pins.keys() & changes.keys() if changes[name] != getattr(self, name)}
+        return dataclasses.replace(self, **loose | changes)  # a commit belongs to the model that it was pinned for
 
     def layers_of(
         self,

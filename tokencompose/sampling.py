@@ -79,7 +79,7 @@ def latent_shape(
     "Shape of one latent."
     side, factor = pipe.unet.config.sample_size, pipe.vae_scale_factor
     if resolution % factor or resolution < 0:
-        raise ValueError(f'resolution: {resolution} is not a multiple of {factor}, the factor of this autoencoder.')
+        raise ValueError(f'resolution: {resolution} must be a multiple of {factor}, the factor of this autoencoder.')
     if resolution: size = (resolution//factor,)*2
     else: size = (side, side) if isinstance(side, int) else tuple(side)
     return (pipe.unet.config.in_channels, *size)
@@ -131,9 +131,10 @@ def prompt_texts(
         if not re.fullmatch(r'[\w.-]+', name):
             raise ValueError(f'The prompt id {name!r} is to be part of a file name: '
                              'use letters, digits, dots, dashes and underscores.')
-    if len(set(names)) < len(names): raise ValueError(f'Two prompts have the id {max(names, key=names.count)!r}.')
+    if len(set(names)) < len(names): raise ValueError(
+        f'Two prompts have the id {max(names, key=names.count)!r}: give each its own.')
     texts = {row['unique_id']: row['text'] for row in rows}
-    if not texts: raise ValueError('There are no prompts to draw.')
+    if not texts: raise ValueError(f'prompts: expected some to draw, got {rows}.')
     return texts
 
 def work_list(

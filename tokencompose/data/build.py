@@ -8,7 +8,6 @@ __all__ = ['grounded_of', 'build_automatic', 'token_histogram']
 # %% ../../nbs/2_data/11_data.build.ipynb #1c36c914
 from collections import Counter
 from pathlib import Path
-from ..core import file_sha256
 from .nouns import align_nouns
 from .coco import CocoImage, count_rows, first_of_each, Grounded, Mention, write_rows
 from .stages import read_stage
@@ -25,7 +24,8 @@ def grounded_of(
     boxes = [[b['box'] for b in n['boxes']] for n in nouns]
     scores = [[b['score'] for b in n['boxes']] for n in nouns]
     mentions = [Mention(n['start'], n['end'], '', n['noun']) for n in nouns]
-    return Grounded(image, record['text'], mentions, masks, dict(image_id=image.id, boxes=boxes, scores=scores))
+    extra = dict(image_id=image.id, boxes=boxes, scores=scores)
+    return Grounded(image, record['text'], mentions, masks, extra)
 
 # %% ../../nbs/2_data/11_data.build.ipynb #986b2052
 def build_automatic(
@@ -40,9 +40,9 @@ def build_automatic(
     found = read_stage(stage, 'masks', 'data_prep/03_segment.ipynb')
     records = {r['image_id']: r for r in found if 'error' not in r}  # a picture that could not be read has no size
     images = [grounded_of({**r, 'nouns': []}).image for r in records.values()]
-    settings = dict(masks=file_sha256(Path(stage)/'masks.jsonl'), keep_empty=keep_empty)
     def ground(image): return grounded_of(records[image.id])
-    rows, dropped = write_rows(folder, images, pictures, ground, settings, max_rows)
+    def depends(image): return records[image.id]
+    rows, dropped = write_rows(folder, images, pictures, ground, dict(keep_empty=keep_empty), max_rows, depends)
     boxes = Counter(len(b) for row in rows for b in row['boxes'])
     lost = dict(images_without_mask=dropped, images_unreadable=len(found) - len(records))
     return count_rows(rows, classes) | lost | dict(boxes_per_noun=dict(sorted(boxes.items())))

@@ -6,15 +6,14 @@
 __all__ = ['image_moments', 'text_states', 'latents_from_moments', 'cache_keys', 'encode_cache', 'CachedDataset']
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #769e783b
-import hashlib, json
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from ..core import atomic_path, file_sha256, in_parallel, Progress
+from ..core import atomic_path, content_sha256, hash_of, in_parallel, Progress
 from ..models import model_fingerprint
 from .masks import TargetTable
-from .dataset import GroundingDataset, image_header, with_row_named
+from .dataset import GroundingDataset, image_header, supervision, with_row_named
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #adaaeabd
 @torch.no_grad()
@@ -44,15 +43,13 @@ def latents_from_moments(
     return (mean + torch.exp(.5*logvar.clamp(-30., 20.))*noise - shift_factor)*scaling_factor
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #0b9b5317
-def _sha(*parts) -> str: return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
 def cache_keys(
     dataset: GroundingDataset,  # Data set
 ) -> tuple:  # (key of every image, key of every caption)
     "The names under which a data set's samples are cached."
-    digests = in_parallel(file_sha256, map(dataset.image_path, range(len(dataset))))
-    images = [_sha('moments', 1, digest, dataset.resolution) for digest in digests]
-    return images, [_sha('text', 1, dataset.input_ids(i).tolist()) for i in range(len(dataset))]
+    hashes = in_parallel(content_sha256, map(dataset.image_path, range(len(dataset))))
+    images = [hash_of(['moments', 1, sha256, dataset.resolution]) for sha256 in hashes]
+    return images, [hash_of(['text', 1, dataset.input_ids(i).tolist()]) for i in range(len(dataset))]
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #ebfcc08f
 def _stored(folder: Path, kind: str) -> dict:
@@ -81,7 +78,7 @@ def _encode(folder, kind, keys, encode, batch_size, shard, dtype, share, progres
                                  'after it gave values that are not finite: run the model in float32.')
             entries.update({name: value.contiguous() for name, value in zip(names, values.split(1))})
             if bar: bar.update(len(names))
-        with atomic_path(folder/f'{kind}-{_sha(part)}.safetensors') as temporary: save_file(entries, temporary)
+        with atomic_path(folder/f'{kind}-{hash_of(part)}.safetensors') as temporary: save_file(entries, temporary)
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #37062fa4
 def encode_cache(
@@ -97,9 +94,13 @@ def encode_cache(
 ) -> Path:  # Folder of this pair of models, for `CachedDataset`
     "Encode all images and captions that are not in the cache yet."
     if dataset.flip:
-        raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
+        raise ValueError('A cache holds each image once, unmirrored: '
+                             f'set flip=0 instead of {dataset.flip}, or train without a cache.')
     folder = Path(cache_dir)/'-'.join([model_fingerprint(vae)[:16], model_fingerprint(text_encoder)[:16], dtype])
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'The cache {folder} cannot be written ({error.strerror}): name a folder that can be, '
+                      'with the parameter cache or the variable TOKENCOMPOSE_CACHE.') from None
     image_keys, text_keys = cache_keys(dataset)
     def moments(indices):
         pixels = torch.stack(list(in_parallel(dataset.pixel_values, indices)))
@@ -138,11 +139,12 @@ _TABLES = ('noun_start', 'column_start', 'token_ids', 'column_noun')
 def _target_file(dataset, folder: Path, sizes, keep_smallest) -> Path:
     "Where the targets of a data set are kept."
     paths = sorted({path for i in range(len(dataset)) for path in dataset.mask_paths(i) if path})
-    digests = dict(zip(paths, in_parallel(file_sha256, paths)))
+    hashes = dict(zip(paths, in_parallel(content_sha256, paths)))
     images = [with_row_named(row, image_header, dataset.image_path(i)) for i, row in enumerate(dataset.rows)]
-    inputs = [[[path and digests[path] for path in dataset.mask_paths(i)], dataset.token_ids(i), images[i]]
+    inputs = [[[path and hashes[path] for path in dataset.mask_paths(i)], dataset.token_ids(i), images[i]]
               for i in range(len(dataset))]
-    key = _sha(2, inputs, dataset.resolution, dataset.mask_orientation, sizes, dataset.mask_rule, keep_smallest)
+    how = [dataset.resolution, dataset.mask_orientation, sizes, dataset.mask_rule, keep_smallest]
+    key = hash_of([2, inputs, *how])
     return folder/f'targets-{key}.safetensors'
 
 def _target_table(dataset, folder: Path, sizes, keep_smallest, progress) -> TargetTable:
@@ -177,11 +179,13 @@ class CachedDataset:
         progress: bool = True,  # Show a bar while targets are computed
     ):
         if dataset.flip:
-            raise ValueError('A cache holds each image once, unmirrored: set flip=0, or train without a cache.')
+            raise ValueError('A cache holds each image once, unmirrored: '
+                             f'set flip=0 instead of {dataset.flip}, or train without a cache.')
         image_keys, text_keys = cache_keys(dataset)
         self.moments, self.moment_row = _gather(Path(folder), 'moments', image_keys)
         self.states, self.state_row = _gather(Path(folder), 'text', text_keys)
         self.targets = _target_table(dataset, Path(folder), sizes, keep_smallest, progress)
+        self.supervision = supervision(dataset, self.targets)  # Counts, for the sentence before a training
         self.ids, self.captions = [row.id for row in dataset.rows], [row.text for row in dataset.rows]
 
     def __len__(self): return len(self.ids)

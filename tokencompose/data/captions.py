@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
-from ..core import default_device, file_sha256, key_to_int, read_json
+from ..core import default_device, key_to_int, read_json
 from ..plotting import PAGE, themed, to_uint8
 from ..models import model_fingerprint
 from .dataset import load_image
-from .coco import ClassWords, Coco, CocoImage
+from .coco import ClassWords, Coco, CocoImage, picture_key
 from .stages import picture_or_reason, run_stage
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #c3f7f0c4
@@ -146,10 +146,11 @@ def select_captions(
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images there'
         raise FileNotFoundError(f'There is no folder of images {coco.folder}: {remedy}.')
     digests = dict(clip=model_fingerprint(model), processor=_processor_digest(processor))
-    settings = dict(step='captions', **digests, batch=batch, inputs={p.name: file_sha256(p) for p in coco.files})
+    settings = dict(step='captions', **digests, batch=batch)
     items = {image.id: image for image in coco.images[:max_images or None]}
+    inputs = {i: [picture_key(coco.folder, image.file_name), image.captions] for i, image in items.items()}
     def work(images): return _choices(coco.folder, images, model, processor)
-    return run_stage(folder, 'captions', items, work, settings, batch, share)
+    return run_stage(folder, 'captions', items, work, settings, batch, share, inputs)
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #9a6ff623
 def best_choices(

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SYNONYMS', 'CAPTION_RULES', 'Instance', 'CocoImage', 'Coco', 'checked_item', 'items_by_id', 'read_annotations',
-           'listed_images', 'read_coco', 'plural', 'Mention', 'class_words', 'ClassWords', 'choose_caption',
-           'class_mask', 'Grounded', 'first_of_each', 'ground', 'claim_folder', 'write_rows', 'count_rows',
-           'build_dataset', 'write_caption', 'caption_page', 'read_examples', 'examples_of', 'class_counts',
-           'bar_panels']
+           'listed_images', 'read_coco', 'read_instances', 'plural', 'Mention', 'class_words', 'ClassWords',
+           'choose_caption', 'class_mask', 'Grounded', 'first_of_each', 'ground', 'claim_folder', 'picture_key',
+           'compare_items', 'write_rows', 'count_rows', 'build_dataset', 'write_caption', 'caption_page',
+           'read_examples', 'training_examples', 'examples_of', 'class_counts', 'bar_panels']
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #316b1d12
-import re
+import math, re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import reduce
@@ -19,8 +19,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
+from PIL import Image
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
-from ..core import file_sha256, keyed_rng, Progress, read_json, read_jsonl, write_json, write_jsonl
+from ..core import content_sha256, differences, hash_of, json_rows, keyed_rng, Progress, read_json
+from ..core import read_jsonl, some_of, write_json, write_jsonl
 from .classes import COCO_80
 from ..plotting import draw_outline, PAGE, themed, to_uint8
 from .masks import load_mask, open_picture
@@ -52,26 +54,46 @@ class Coco:
     folder: Path  # Where the pictures are
     files: tuple  # Files that were read
     elsewhere: int = 0  # Images that the list names in another split
+    left_out: tuple = ()  # Records that say nothing clear, a sentence each
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #13ad8e72
 _NAMES = {int: 'a whole number', str: 'text', list: 'a list', (list, dict): 'polygons or run lengths'}
+
+def _whole(value):
+    "64.0 and '64' as whole numbers, as some exporters write them; anything else as it is."
+    if isinstance(value, float) and value.is_integer(): return int(value)
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
 
 def checked_item(item, kinds: dict, where: str) -> dict:
     "The item, if it is an object with these keys of these types."
     if not isinstance(item, dict): raise ValueError(f'{where}: expected an object, got {item!r:.60}.')
     for key, kind in kinds.items():
-        if key not in item: raise ValueError(f'{where}: the key {key!r} is missing.')
+        if key not in item: raise ValueError(f'{where}: the key {key!r} is missing, add it.')
+        if kind is int and type(item[key]) in (float, str): item = {**item, key: _whole(item[key])}
         if not isinstance(item[key], kind) or type(item[key]) is bool:
             raise ValueError(f'{where}: {key!r} must be {_NAMES[kind]}, got {item[key]!r:.60}.')
     return item
 
-def items_by_id(items: list, kinds: dict, where: str) -> dict:
-    "Items by their id; none may come twice."
-    found = {}
+def _sound(items: list, kinds: dict, where: str, odd: list = None):
+    "The items that are as they should be; what is wrong with the others goes to `odd`, or stops the run without it."
     for n, item in enumerate(items):
-        item = checked_item(item, dict(id=int, **kinds), f'{where} {n}')
-        if item['id'] in found: raise ValueError(f'{where} {n}: the id {item["id"]} comes twice.')
-        found[item['id']] = item
+        try: yield checked_item(item, kinds, f'{where} {n}')
+        except ValueError as error:
+            if odd is None: raise
+            odd.append(str(error))
+
+def items_by_id(
+    items: list,
+    kinds: dict,  # Key -> type
+    where: str,  # For messages
+    odd: list = None,  # Receives what is wrong with items that are left out; they stop the run when None
+) -> dict:
+    "Items by their id; of those that have the same one the first."
+    found = {}
+    for item in _sound(items, dict(id=int, **kinds), where, odd):
+        if item['id'] not in found: found[item['id']] = item
+        elif odd is None: raise ValueError(f'{where}: the id {item["id"]} comes twice, keep one.')
+        else: odd.append(f'{where}: the id {item["id"]} comes twice.')
     return found
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #7c6b82d5
@@ -80,20 +102,26 @@ def read_annotations(path, kinds: dict) -> dict:
     if not path.is_file():
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the file of COCO there'
         raise FileNotFoundError(f'There is no {path}: {remedy}.')
-    try: return checked_item(read_json(path), kinds, str(path))
-    except (UnicodeDecodeError, RecursionError) as error:
-        kind = type(error).__name__
-        raise ValueError(f'{path} is not JSON text ({kind}): fetch or make it again.') from None
+    return checked_item(read_json(path), kinds, str(path))
 
-def _grouped(items: list, kinds: dict, images: dict, chosen: set, where: str) -> dict:
+def _grouped(items: list, kinds: dict, images: dict, chosen: set, where: str, odd: list) -> dict:
     "Annotations of the chosen images by image id, lowest id first."
     found = {i: [] for i in chosen}
-    for n, item in enumerate(items):
-        image = checked_item(item, dict(id=int, image_id=int, **kinds), f'{where} {n}')['image_id']
+    for item in _sound(items, dict(id=int, image_id=int, **kinds), where, odd):
+        image = item['image_id']
         if image not in images:
-            raise ValueError(f'{where} {n}: its image {image} is not among the images of the file.')
+            odd.append(f'{where} {item["id"]}: its image {image} is not among the images of the file.')
         if image in found: found[image].append(item)
     return {i: sorted(group, key=lambda item: item['id']) for i, group in found.items()}
+
+def _outline(segmentation):
+    "Polygons of at least three points, or run lengths; None where nothing of that kind is left."
+    if isinstance(segmentation, dict): return segmentation if {'size', 'counts'} <= segmentation.keys() else None
+    flat = all(isinstance(v, (int, float)) for v in segmentation)
+    def good(polygon):
+        numbers = isinstance(polygon, list) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in polygon)
+        return numbers and len(polygon) >= 6 and len(polygon) % 2 == 0
+    return [polygon for polygon in ([segmentation] if flat else segmentation) if good(polygon)] or None
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #a02fb108
 def listed_images(
@@ -105,11 +133,11 @@ def listed_images(
     if not path.is_file():
         raise FileNotFoundError(f'There is no image list {path}: name a VSR .jsonl, or take all images.')
     names, others = {}, {}
-    for n, row in enumerate(read_jsonl(path), 1):
-        checked_item(row, dict(image=str), f'{path}, row {n}')
+    for row, where in json_rows(path):
+        checked_item(row, dict(image=str), where)
         folders = str(row.get('image_link', '')).split('/')[:-1]
         (names if not folders or folders[-1] == split else others)[row['image']] = True
-    if not names: raise ValueError(f'{path} names no image of {split}: nothing to read.')
+    if not names: raise ValueError(f'{path} names no image of {split}: give another list or split.')
     return list(names), len(others)
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #7638b1ad
@@ -121,22 +149,30 @@ def _chosen(images: dict, names, list_path: str, path) -> set:
     missing = [name for name in names if name not in ids]
     if missing:
         raise ValueError(f'{list_path} names the image {missing[0]!r}, which {path} does not have '
-                         f'({len(missing)} are missing in all).')
+                         f'({len(missing)} are missing in all): give the list that belongs to it.')
     return {ids[name] for name in names}
 
-def _image(image: dict, texts: list, things: list, classes: dict, files) -> CocoImage:
-    if not texts: raise ValueError(f'{files[0]}: the image {image["id"]} has no caption.')
+def _instances(things: list, classes: dict, file, odd: list) -> tuple:  # Of `Instance`
+    "The objects of an image that say clearly what and where they are."
     instances = []
     for thing in things:
+        where, outline = f'{file}, annotation {thing["id"]}', _outline(thing['segmentation'])
         if thing['category_id'] not in classes:
-            raise ValueError(f'{files[1]}: the annotation {thing["id"]} has the category {thing["category_id"]}, '
-                             'which the file does not define.')
-        crowd = thing.get('iscrowd', 0) == 1
-        instances.append(Instance(thing['id'], classes[thing['category_id']], thing['segmentation'], crowd))
-    captions = tuple((text['id'], text['caption'].strip()) for text in texts)
-    return CocoImage(image['id'], image['file_name'], (image['height'], image['width']), captions, tuple(instances))
+            odd.append(f'{where}: its category {thing["category_id"]} is not defined in the file.')
+        elif outline is None: odd.append(f'{where}: no polygon of three points and no run lengths.')
+        else: instances.append(Instance(thing['id'], classes[thing['category_id']], outline, thing.get('iscrowd') == 1))
+    return tuple(instances)
+
+def _image(image: dict, texts: list, things: list, classes: dict, files, odd: list) -> CocoImage:
+    "An image with its captions and objects; None without a caption."
+    instances = _instances(things, classes, files[1], odd)
+    captions = tuple((text['id'], text['caption'].strip()) for text in texts if text['caption'].strip())
+    if not captions: return odd.append(f'{files[0]}: the image {image["id"]} ({image["file_name"]}) has no caption.')
+    return CocoImage(image['id'], image['file_name'], (image['height'], image['width']), captions, instances)
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #0437ff58
+_INSTANCE = dict(category_id=int, segmentation=(list, dict))
+
 def read_coco(
     source,  # Folder with annotations/ and a folder of pictures per split
     split: str = 'train2017',  # Names the pictures' folder and the two files in annotations/
@@ -147,22 +183,40 @@ def read_coco(
     files = [source/'annotations'/f'{kind}_{split}.json' for kind in ('captions', 'instances')]
     captions = read_annotations(files[0], dict(images=list, annotations=list))
     objects = read_annotations(files[1], dict(images=list, annotations=list, categories=list))
-    images = items_by_id(captions['images'], dict(file_name=str, height=int, width=int), f'{files[0]}, image')
-    known = items_by_id(objects['images'], dict(height=int, width=int), f'{files[1]}, image')
+    odd, sized = [], dict(height=int, width=int)
+    images = items_by_id(captions['images'], dict(file_name=str, **sized), f'{files[0]}, image', odd)
+    known = items_by_id(objects['images'], {}, f'{files[1]}, image', odd)
     categories = items_by_id(objects['categories'], dict(name=str), f'{files[1]}, category')
     classes = {i: category['name'] for i, category in categories.items()}
     names, elsewhere = listed_images(source/image_list, split) if image_list else (None, 0)
     chosen = _chosen(images, names, f'{source/image_list}', files[0])
-    lost = [i for i in chosen if i not in known]
-    if lost:
-        raise ValueError(f'{files[1]} does not know the image {lost[0]} of {files[0].name} ({len(lost)} in all): '
-                         'the two files do not belong together.')
-    texts = _grouped(captions['annotations'], dict(caption=str), images, chosen, f'{files[0]}, annotation')
-    kinds = dict(category_id=int, segmentation=(list, dict))
-    things = _grouped(objects['annotations'], kinds, known, chosen, f'{files[1]}, annotation')
-    rows = tuple(_image(images[i], texts[i], things[i], classes, files) for i in sorted(chosen))
+    if not chosen & known.keys():
+        raise ValueError(f'{files[1]} knows none of the {len(chosen)} images of {files[0].name}: '
+                         'give two files that belong together.')
+    texts = _grouped(captions['annotations'], dict(caption=str), images, chosen, f'{files[0]}, annotation', odd)
+    things = _grouped(objects['annotations'], _INSTANCE, known, chosen, f'{files[1]}, annotation', odd)
+    rows = [_image(images[i], texts[i], things[i], classes, files, odd) for i in sorted(chosen)]
+    if odd: print(f'{source}, {split}: {len(odd)} odd records are left out, the first: {odd[0]}')
+    if not any(rows): raise ValueError(f'{files[0]}: no image has a caption (the first is {min(chosen)}): '
+                         'give the captions of these images.')
     lists = (source/image_list,) if image_list else ()
-    return Coco(rows, tuple(classes.values()), source/split, (*files, *lists), elsewhere)
+    rows = tuple(row for row in rows if row)
+    return Coco(rows, tuple(classes.values()), source/split, (*files, *lists), elsewhere, tuple(odd))
+
+# %% ../../nbs/2_data/02_data.coco.ipynb #1dd42e9b
+def read_instances(
+    path,  # A file of COCO's instances, of any origin
+) -> tuple:  # file name -> (size, instances); names of the classes
+    "What is annotated in which picture."
+    file, odd = read_annotations(path, dict(images=list, annotations=list, categories=list)), []
+    images = items_by_id(file['images'], dict(file_name=str, height=int, width=int), f'{path}, image', odd)
+    classes = items_by_id(file['categories'], dict(name=str), f'{path}, category')
+    classes = {i: category['name'] for i, category in classes.items()}
+    things = _grouped(file['annotations'], _INSTANCE, images, set(images), f'{path}, annotation', odd)
+    found = {image['file_name']: ((image['height'], image['width']), _instances(things[i], classes, path, odd))
+             for i, image in images.items()}
+    if odd: print(f'{path}: {len(odd)} odd records are left out, the first: {odd[0]}')
+    return found, tuple(classes.values())
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #332c98f4
 SYNONYMS = {  # class of COCO: words that mean it
@@ -275,8 +329,12 @@ def class_mask(
     name: str,  # Class
     crowds: bool = True,  # Count regions around many objects
 ):  # bool (height, width); None when nothing of this class is annotated
-    "The union of all instances of a class."
-    masks = [_instance_mask(image, i) for i in image.instances if i.name == name and (crowds or not i.crowd)]
+    "The union of all instances of a class; one whose outline cannot be read is left out, and named."
+    masks = []
+    for instance in image.instances:
+        if instance.name != name or instance.crowd and not crowds: continue
+        try: masks.append(_instance_mask(image, instance))
+        except ValueError as error: print(f'left out: {error}')
     return reduce(torch.logical_or, masks) if masks else None
 
 def _instance_mask(image: CocoImage, instance: Instance):
@@ -284,7 +342,8 @@ def _instance_mask(image: CocoImage, instance: Instance):
     try: mask = load_mask(instance.segmentation, image.size)
     except ValueError as error: raise ValueError(f'{where}: {error}') from None
     if tuple(mask.shape) != image.size:
-        raise ValueError(f'{where}: its mask has {tuple(mask.shape)} pixels (height, width), its image {image.size}.')
+        raise ValueError(f'{where}: its mask has {tuple(mask.shape)} pixels (height, width), its image {image.size}: '
+                         'correct the size that is wrong.')
     return mask
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #68ea26be
@@ -329,9 +388,7 @@ def claim_folder(
     "Note the settings in `settings.json`; refuse a folder that was made with others, or that holds foreign files."
     path = Path(folder)/'settings.json'
     if path.is_file():
-        old = checked_item(read_json(path), {}, str(path))
-        changed = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
-        differ = [f'{key}: {old.get(key)!r:.40} there, {settings.get(key)!r:.40} now' for key in changed]
+        differ = differences(checked_item(read_json(path), {}, str(path)), settings)
         if differ:
             raise ValueError(f'{folder} was made with other settings ({"; ".join(differ)}): '
                              'delete the folder, or give another out_dir.')
@@ -339,26 +396,64 @@ def claim_folder(
         raise ValueError(f'{folder} holds files of another origin (it has no settings.json): give another out_dir.')
     else: write_json(path, settings)
 
-# %% ../../nbs/2_data/02_data.coco.ipynb #daefb47d
-def _done_rows(folder) -> dict:
-    "Rows of an earlier call by image id, as far as their masks are all there."
-    path = folder/'metadata.jsonl'
-    rows = read_jsonl(path) if path.is_file() else []
-    rows += [read_json(p) for p in (folder/'.rows').glob('*.json')]
-    def complete(row): return all((folder/mask).is_file() for _, mask in row['attn_list'] if mask)
-    return {row['image_id']: row for row in rows if complete(row)}
+# %% ../../nbs/2_data/02_data.coco.ipynb #dc2471db
+def picture_key(
+    folder,  # Folder of pictures
+    file_name: str,
+) -> str:  # Its SHA-256; "missing" where there is none
+    "What a picture holds."
+    path = Path(folder)/file_name
+    return content_sha256(path) if path.is_file() else 'missing'
 
-def _write(folder, pictures, grounded: Grounded, keep_empty: bool):
+def compare_items(
+    folder,  # Where results for these items lie
+    name: str,  # Of the results, for messages
+    old: dict,  # Id -> key of what a result was made of; None in a folder of an earlier version
+    new: dict,  # The same for what is asked for now
+):
+    "Say which items changed since they were worked on; refuse a folder in which all of them did."
+    changed = [i for i in new if i in old and old[i] not in (None, new[i])]
+    added, gone = [i for i in new if i not in old], [i for i in old if i not in new]
+    if old and not any(old[i] in (None, new[i]) for i in old.keys() & new.keys()):
+        raise ValueError(f'{folder} was made of other images: none of the {len(old)} is still the same '
+                         f'(the first is {(changed or gone)[0]}). Give another out_dir, or delete the folder.')
+    if None in old.values(): print(f'{folder} is of an earlier version: whether its images are the same is not known.')
+    kinds = {'changed': changed, 'new': added, 'no longer asked for': gone} if old else {}
+    said = [f'{len(ids)} {kind} ({some_of(ids, 3)})' for kind, ids in kinds.items() if ids]
+    if said: print(f'{name}: {"; ".join(said)}. The others are kept.')
+
+# %% ../../nbs/2_data/02_data.coco.ipynb #daefb47d
+def _done_rows(folder) -> dict:  # Image id -> (key, row); the key is None in a folder of an earlier version
+    "Rows of an earlier call."
+    path, keys = folder/'metadata.jsonl', folder/'keys.json'
+    known = read_json(keys) if keys.is_file() else {}
+    listed = read_jsonl(path) if path.is_file() else []
+    rows = {row['image_id']: (known.get(str(row['image_id'])), row) for row in listed}
+    for found in map(read_json, sorted((folder/'.rows').glob('*.json'))):
+        key, row = (found['key'], found['row']) if found.keys() == {'key', 'row'} else (None, found)
+        rows[row['image_id']] = (key, row)
+    return rows
+
+def _is_whole(folder, row: dict) -> bool:
+    return all((folder/mask).is_file() for _, mask in row['attn_list'] if mask)
+
+def _row_file(folder, image_id): return folder/'.rows'/f'{hash_of(image_id, 16)}.json'
+
+def _write(folder, pictures, grounded: Grounded, keep_empty: bool, key: str, old: dict):
     "Masks and row of one image, or None when no noun has a mask."
     image, mentions = grounded.image, grounded.mentions
     if not keep_empty and not any(mask is not None for mask in grounded.masks): return None
     _check_picture(pictures/image.file_name, image)
     nouns = [(m.noun, mask) for m, mask in zip(mentions, grounded.masks)]
-    spans = [[m.start, m.end] for m in mentions]
-    row = write_row(folder, image.file_name, grounded.caption, nouns, spans=spans, **grounded.extra)
-    write_json(folder/'.rows'/f'{image.id}.json', row)
+    spans, name = [[m.start, m.end] for m in mentions], image.file_name
+    own = name.rsplit('.', 1)[0] if '/' in name else ''  # pictures of one name in two folders
+    row = write_row(folder, name, grounded.caption, nouns, id=own, spans=spans, **grounded.extra)
+    for path in {mask for _, mask in old['attn_list'] if mask} - {mask for _, mask in row['attn_list']}:
+        (folder/path).unlink(missing_ok=True)
+    write_json(_row_file(folder, image.id), dict(key=key, row=row))
     return row
 
+# %% ../../nbs/2_data/02_data.coco.ipynb #aef11801
 def _check_picture(path, image: CocoImage):
     "Decode the picture and compare its size."
     picture = open_picture(path, 'image')
@@ -366,7 +461,11 @@ def _check_picture(path, image: CocoImage):
     if exif_orientation(picture, path) >= 5: sizes.append(picture.size)  # as a viewer shows it
     if image.size not in sizes:
         raise ValueError(f'The image {path} has {picture.width}x{picture.height} pixels, its annotation says '
-                         f'{image.size[1]}x{image.size[0]}: they do not belong together.')
+                         f'{image.size[1]}x{image.size[0]}: they do not belong together, '
+                         'give the folder of its pictures.')
+
+def _annotations(image: CocoImage) -> list:
+    return [image.size, image.captions, [[i.name, i.segmentation, i.crowd] for i in image.instances]]
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #66e5c528
 def write_rows(
@@ -376,6 +475,7 @@ def write_rows(
     prepare,  # `CocoImage` -> `Grounded`
     settings: dict,  # What the rows depend on; `keep_empty` keeps rows in which no noun has a mask
     max_rows: int = 0,  # Stop after so many rows; every image when 0
+    depends=_annotations,  # `CocoImage` -> what its row depends on beside the picture, JSON-ready
 ) -> tuple:  # Rows, and the number of images left out because no noun has a mask
     "Write masks and rows, resumably; `metadata.jsonl` comes last."
     folder, pictures = Path(folder), Path(pictures)
@@ -383,17 +483,30 @@ def write_rows(
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images of COCO there'
         raise FileNotFoundError(f'There is no folder of images {pictures}: {remedy}.')
     claim_folder(folder, settings)
+    keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
+    compare_items(folder, 'rows', {i: key for i, (key, _) in done.items()}, {i: keys[i] for i in done if i in keys})
     for image in images:
-        row = done.get(image.id) or _write(folder, pictures, prepare(image), settings['keep_empty'])
+        key, row = done.get(image.id, ('', dict(attn_list=[])))
+        if key not in (None, keys[image.id]) or not _is_whole(folder, row):
+            row = _write(folder, pictures, prepare(image), settings['keep_empty'], keys[image.id], row)
         if row: rows.append(row)
         dropped += not row
         bar.update()
         if len(rows) == max_rows > 0: break
     if not rows: raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on.')
-    write_jsonl(folder/'metadata.jsonl', rows)
-    for path in (folder/'.rows').glob('*.json'): path.unlink()
+    _finish_rows(folder, rows, done, keys)
     return rows, dropped
+
+def _finish_rows(folder, rows: list, done: dict, keys: dict):
+    "The list of rows, and files of their own for those that are not on it now."
+    listed = {row['image_id'] for row in rows}
+    for i, (key, row) in done.items():
+        if i in listed or _row_file(folder, i).is_file(): continue
+        write_json(_row_file(folder, i), dict(key=key, row=row))
+    write_json(folder/'keys.json', {str(row['image_id']): keys[row['image_id']] for row in rows})
+    write_jsonl(folder/'metadata.jsonl', rows)
+    for i in listed: _row_file(folder, i).unlink(missing_ok=True)
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #93872da6
 def count_rows(
@@ -423,11 +536,11 @@ def build_dataset(
     max_rows: int = 0,  # Stop after so many rows; every image when 0
 ) -> dict:  # Counts, see `count_rows`
     "Write the data set with COCO's own masks; images that are complete are not done again."
-    finder, inputs = ClassWords(coco.classes), {p.name: file_sha256(p) for p in coco.files}
-    settings = dict(rule=rule, seed=seed, crowds=crowds, keep_empty=keep_empty, inputs=inputs)
+    finder, settings = ClassWords(coco.classes), dict(rule=rule, seed=seed, crowds=crowds, keep_empty=keep_empty)
     def prepare(image): return ground(image, finder, rule, seed, crowds)
     rows, dropped = write_rows(folder, coco.images, coco.folder, prepare, settings, max_rows)
-    return count_rows(rows, coco.classes) | dict(images_without_mask=dropped, images_of_other_split=coco.elsewhere)
+    lost = dict(images_without_mask=dropped, images_of_other_split=coco.elsewhere, odd_records=len(coco.left_out))
+    return count_rows(rows, coco.classes) | lost
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #33933798
 def _caption_lines(caption: str, width: int) -> list:  # Of lists of matches, a word each
@@ -494,6 +607,18 @@ def read_examples(
         masks = [path and load_mask(Path(folder)/path) for path in rows[i].masks]
         image = load_image(Path(images)/rows[i].file_name)
         examples.append((image, rows[i].text, list(zip(rows[i].spans, masks))))
+    return examples
+
+def training_examples(
+    dataset,  # `GroundingDataset`
+    count: int = 8,  # Rows, spread evenly over the data set
+) -> list:  # Triples for `caption_page`
+    "Rows as a training sees them: the squares, and of each noun where it was found in the caption, and its mask."
+    examples = []
+    for i in _spread(len(dataset), count):
+        square = Image.fromarray(((dataset.pixel_values(i) + 1)*127.5).round().byte().permute(1, 2, 0).numpy())
+        masks = [mask if mask.any() else None for mask in dataset.masks(i)]
+        examples.append((square, dataset.rows[i].text, [(a.span, m) for a, m in zip(dataset.aligned(i), masks)]))
     return examples
 
 def examples_of(

@@ -28,10 +28,11 @@ PICTURE, PROMPT, MASK = 'output.png', 'prompt.txt', '.gt.png'
 
 def _prompt(path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f'There is no {path}: every subfolder of COCO-Gen holds {PICTURE}, {PROMPT} '
+        raise FileNotFoundError(f'There is no {path}: every subfolder of COCO-Gen must hold {PICTURE}, {PROMPT} '
                                 f'and the masks <word>{MASK}.')
     try: text = path.read_text(encoding='utf-8-sig').strip()
-    except UnicodeDecodeError as error: raise ValueError(f'{path} is not UTF-8 text (byte {error.start}).') from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.') from None
     if not text: raise ValueError(f'{path} is empty: write the prompt of the picture into it.')
     return text
 
@@ -39,7 +40,7 @@ def _check_mask(path, size: tuple):
     height, width = alpha_mask(path).shape
     if (width, height) != size:
         raise ValueError(f'The mask {path} has {width}x{height} pixels and its picture {size[0]}x{size[1]}: '
-                         'they do not belong together.')
+                         'they do not belong together, make the mask again.')
 
 def _row(folder: Path) -> Row:
     text, size = _prompt(folder/PROMPT), open_picture(folder/PICTURE, 'picture').size
@@ -53,7 +54,8 @@ def read_coco_gen(
 ) -> list:  # Of `Row`, by the names of the subfolders
     "Read and check every picture of a folder in COCO-Gen's layout."
     rows = [_row(path) for path in sorted(Path(folder).iterdir()) if path.is_dir() and path.name[0] != '.']
-    if not rows: raise ValueError(f'{folder} has no subfolder: COCO-Gen has one for each picture.')
+    if not rows: raise ValueError(f'{folder} has no subfolder: COCO-Gen has one for each picture, '
+                              'give the folder above them.')
     return rows
 
 # %% ../../nbs/2_data/14_data.coco_gen.ipynb #9bf6a66f

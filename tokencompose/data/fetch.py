@@ -354,9 +354,10 @@ def listed_photos(
 ) -> tuple:  # File names in train2017, each once, and how many photos the list names in another split
     "The photos to train on."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'There is no list of images {path}.')
+    if not path.is_file(): raise FileNotFoundError(
+        f'There is no list of images {path}: give a VSR .jsonl, or leave image_list empty.')
     rows = read_jsonl(path)
-    if not rows: raise ValueError(f'{path} names no image.')
+    if not rows: raise ValueError(f'{path} names no image: give another list.')
     if 'file_name' not in checked_item(rows[0], {}, f'{path}, row 1'): return listed_images(path, 'train2017')
     names = [checked_item(row, dict(file_name=str), f'{path}, row {n}')['file_name'] for n, row in enumerate(rows, 1)]
     for n, name in enumerate(names, 1):

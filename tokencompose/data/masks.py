@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 from ..core import atomic_path, some_of
@@ -30,7 +30,8 @@ def _extent(covered: torch.Tensor, cells: int) -> tuple:
     return slice(first, end), slice(first*cells//pixels, -(-end*cells//pixels))
 
 def _coverage(masks: torch.Tensor, size: tuple) -> torch.Tensor:
-    if masks.ndim != 3: raise ValueError(f'Masks have the shape (nouns, height, width), not {tuple(masks.shape)}.')
+    if masks.ndim != 3: raise ValueError(
+        f'masks: expected the shape (nouns, height, width), got {tuple(masks.shape)}.')
     masks, (height, width) = masks.bool().cpu(), masks.shape[-2:]
     covered, anywhere = torch.zeros(len(masks), *size, dtype=torch.double), masks.any(0)
     if not anywhere.any(): return covered
@@ -69,7 +70,8 @@ def mask_targets(
 ) -> torch.Tensor:  # float32, (nouns, h, w), in [0, 1]
     "Masks at the size of an attention map."
     if rule not in RULES: raise ValueError(f'Unknown mask rule {rule!r}: choose one of {", ".join(RULES)}.')
-    if masks.ndim != 3: raise ValueError(f'Masks have the shape (nouns, height, width), not {tuple(masks.shape)}.')
+    if masks.ndim != 3: raise ValueError(
+        f'masks: expected the shape (nouns, height, width), got {tuple(masks.shape)}.')
     coverage = None if rule == 'authors' and not keep_smallest else _coverage(masks, size)
     if rule == 'authors': targets = _authors(masks.cpu(), size).float()
     elif rule == 'soft': targets = coverage.float()
@@ -126,7 +128,7 @@ class TargetTable:
     ):
         "Compute the targets of all samples; the full masks are seen one sample at a time."
         sizes, dtype = [tuple(size) for size in sizes], torch.float32 if rule == 'soft' else torch.uint8
-        if not sizes: raise ValueError('No map size is given: there is nothing to supervise.')
+        if not sizes: raise ValueError(f'sizes: expected at least one size of maps, got {sizes}.')
         tokens, targets = [], {size: [] for size in sizes}
         for masks, token_ids in samples:
             if len(masks) != len(token_ids):
@@ -186,7 +188,9 @@ def pack_targets(
     return TargetTable.build(zip(masks, token_ids), sizes, rule, keep_smallest).batch(range(len(masks)))
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #86364cf3
-MAX_PIXELS = 50_000_000  # A larger picture is refused before it is decoded
+MAX_PIXELS = 250_000_000  # A larger picture is refused before it is decoded; telephones make 200 million
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit warns of photographs
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # and refuses colour profiles of more than a megabyte
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, Image.DecompressionBombError)
 
 def open_picture(
@@ -195,7 +199,8 @@ def open_picture(
     alone: bool = False,  # Refuse a file that holds several pictures, a stack or an animation
 ) -> Image.Image:  # Decoded, as stored
     "Open and decode a picture; whatever is wrong with the file, the error is one sentence that names it."
-    if not os.path.isfile(path): raise FileNotFoundError(f'There is no {what} {path}.')
+    if not os.path.isfile(path): raise FileNotFoundError(
+        f'There is no {what} {path}: put it there, or correct the path.')
     try:
         with Image.open(path) as picture:
             if picture.width*picture.height > MAX_PIXELS:
@@ -271,7 +276,7 @@ def _check_soft(pixels, bright, solid, found):
     if half_lit.sum() > (4*bright > top).sum()/2:
         raise ValueError('it is a picture of many shades, not one thing on black; save the object white on black')
 
-# %% ../../nbs/1_method/02_data.masks.ipynb #f0a18aaf
+# %% ../../nbs/1_method/02_data.masks.ipynb #7b71f415
 _VOID = 255  # Label of Pascal VOC for pixels of no class
 
 def _palette(picture) -> np.ndarray:  # (256, 3); None when it is grey or there is none
@@ -288,12 +293,10 @@ def _labelled(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     if len(things) > 1: _several(labels, np.isin(labels, things), 'it shows several things of different labels')
     return np.isin(labels, things)
 
-# %% ../../nbs/1_method/02_data.masks.ipynb #51e67689
 def _layers(picture) -> tuple:  # pixels (height, width) or (height, width, 3); alpha (height, width) or None
-    grey = picture.mode in ('1', 'L', 'LA', 'La')
-    if picture.has_transparency_data and picture.mode[0] not in 'IF':
-        picture = picture.convert('LA' if grey else 'RGBA')
-    elif not grey and picture.mode[0] not in 'IF': picture = picture.convert('RGB')
+    grey, numbers = picture.mode in ('1', 'L', 'LA', 'La'), picture.mode[0] in 'IF'
+    if picture.has_transparency_data and not numbers: picture = picture.convert('LA' if grey else 'RGBA')
+    elif not grey and not numbers: picture = picture.convert('RGB')
     bands = [np.asarray(band) for band in picture.split()]
     alpha = bands.pop() if picture.mode in ('LA', 'RGBA') else None
     if bands[0].dtype == bool: bands = [bands[0].astype(np.uint8)]
@@ -336,7 +339,7 @@ def encode_rle(mask: np.ndarray) -> dict:  # COCO's compressed run-length form, 
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #065c2fcb
 def _checked(size) -> tuple:
-    height, width = size
+    height, width = (int(side) if isinstance(side, float) and side.is_integer() else side for side in size)
     if type(height) is not int or type(width) is not int or height < 0 or width < 0:
         raise ValueError(f'the size {size!r} is not [height, width] in whole pixels')
     if height*width > MAX_PIXELS:
@@ -385,6 +388,6 @@ def save_mask(
     mask: torch.Tensor,  # bool, (height, width)
 ):
     "Write a mask as a grey PNG of 0 and 255, atomically."
-    if mask.ndim != 2: raise ValueError(f'A mask has two dimensions, this one has the shape {tuple(mask.shape)}.')
+    if mask.ndim != 2: raise ValueError(f'mask: expected the shape (height, width), got {tuple(mask.shape)}.')
     picture = Image.fromarray(mask.bool().cpu().numpy().astype(np.uint8)*255)
     with atomic_path(path, sync=False) as temporary: picture.save(temporary, format='PNG')

@@ -11,8 +11,9 @@ from functools import partial, reduce
 from pathlib import Path
 import numpy as np
 import torch
-from ..core import file_sha256
+from ..core import content_sha256
 from .masks import encode_rle, load_mask
+from .coco import picture_key
 from .stages import picture_or_reason, run_stage
 from .boxes import clean_noun, FoundBoxes, Grounder, grounding_prompt
 from .sam import Segmenter
@@ -59,7 +60,8 @@ def noun_mask(
 ):  # bool tensor (height, width); None when the noun has no box, or empty masks only
     "The union of the masks of a noun's boxes."
     places = [n for n in record['nouns'] if clean_noun(n['noun']) == clean_noun(noun)]
-    if not places: raise ValueError(f'The record of the image {record["image_id"]} has no noun {noun!r}.')
+    if not places: raise ValueError(f'The record of the image {record["image_id"]} has no noun {noun!r}: '
+                                'make the masks again.')
     masks = [load_mask(box['rle']) for box in places[0]['boxes']]  # every place has the same boxes
     if any(list(mask.shape) != list(record['size']) for mask in masks):
         raise ValueError(f'A mask of {noun!r} in the image {record["image_id"]} is not of the image\'s size '
@@ -100,17 +102,16 @@ def model_hashes(
     path = Path(path)
     if path.is_file(): base, files = path.parent, [p for p in (path, path.with_suffix('.json')) if p.is_file()]
     else: base, files = path, sorted(p for p in path.rglob('*') if p.is_file() and p.suffix != '.md')
-    return {p.relative_to(base).as_posix(): file_sha256(p) for p in files}
+    return {p.relative_to(base).as_posix(): content_sha256(p) for p in files}
 
 def mask_settings(
-    nouns,  # nouns.jsonl of stage 02
     models: dict,  # grounder, segmenter and, for a published grounder, bert -> path
     box_threshold: float,
     text_threshold: float,
 ) -> dict:  # JSON-ready
-    "What the records of stage 03 depend on."
+    "What all records of stage 03 depend on."
     hashes = {name: model_hashes(path) for name, path in models.items()}
-    return dict(nouns=file_sha256(nouns), box_threshold=box_threshold, text_threshold=text_threshold, **hashes)
+    return dict(box_threshold=box_threshold, text_threshold=text_threshold, **hashes)
 
 # %% ../../nbs/2_data/09_data.segment.ipynb #fa52e79d
 def make_masks(
@@ -133,4 +134,5 @@ def make_masks(
                          'keep one record an image, and run the earlier steps again.')
     work = partial(segment_images, images=images, grounder=grounder, segmenter=segmenter)
     items, depends_on = {r['image_id']: r for r in records}, dict(step='masks', **settings, batch=batch)
-    return run_stage(folder, 'masks', items, work, depends_on, batch, share)
+    inputs = {i: [picture_key(images, r['file_name']), r['text'], r['nouns']] for i, r in items.items()}
+    return run_stage(folder, 'masks', items, work, depends_on, batch, share, inputs)

@@ -6,12 +6,12 @@
 __all__ = ['batches', 'run_stage', 'picture_or_reason', 'read_stage']
 
 # %% ../../nbs/2_data/03_data.stages.ipynb #8e45b147
-import shutil
+import re
 from pathlib import Path
 from filelock import FileLock
-from ..core import key_to_int, process_share, Progress, read_json, read_jsonl, write_json, write_jsonl
+from ..core import hash_of, process_share, Progress, read_json, read_jsonl, write_json, write_jsonl
 from .dataset import load_image
-from .coco import claim_folder
+from .coco import claim_folder, compare_items
 
 # %% ../../nbs/2_data/03_data.stages.ipynb #0acc24f1
 def batches(ids: list, size: int) -> list:  # Lists of ids
@@ -20,23 +20,45 @@ def batches(ids: list, size: int) -> list:  # Lists of ids
     return [ids[i:i + size] for i in range(0, len(ids), size)]
 
 # %% ../../nbs/2_data/03_data.stages.ipynb #b2aa0d02
-def _path(folder, i: str): return folder/'.records'/f'{i}.json'
+def _path(folder, i: str):
+    return folder/'.records'/f'{i if re.fullmatch("[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", i) else hash_of(i)}.json'
 
-def _records(folder, name: str, ids: list) -> dict:
-    "Records that exist, by id; a fresh one stands above the joined one."
-    joined = folder/f'{name}.jsonl'
-    old = dict(zip(read_json(folder/'ids.json'), read_jsonl(joined), strict=True)) if joined.is_file() else {}
-    return old | {i: read_json(path) for i in ids if (path := _path(folder, i)).is_file()}
+def _joined(folder, name: str) -> dict:  # Id -> (key, record); the key is None in a folder of an earlier version
+    path, keys, ids = folder/f'{name}.jsonl', folder/'keys.json', folder/'ids.json'
+    if not path.is_file(): return {}
+    known = read_json(keys) if keys.is_file() else dict.fromkeys(read_json(ids))
+    return {i: (key, record) for (i, key), record in zip(known.items(), read_jsonl(path), strict=True)}
 
-def _join(folder, name: str, ids: list) -> list:
+def _fresh(folder, i: str):
+    found = read_json(_path(folder, i))
+    return (found['key'], found['record']) if found.keys() == {'key', 'record'} else (None, found)
+
+def _records(folder, name: str, keys: dict) -> dict:
+    "Records that are there and up to date, by id; a fresh one stands above the joined one."
+    done = _joined(folder, name) | {i: _fresh(folder, i) for i in keys if _path(folder, i).is_file()}
+    return {i: done[i][1] for i in keys if i in done and done[i][0] in (None, keys[i])}
+
+def _take_apart(folder, name: str, keys: dict):
+    "Records of another list go back into files of their own; what changed is said."
+    with FileLock(folder/'.lock'):
+        old = _joined(folder, name)
+        if not old or list(old) == list(keys) and all(key in (None, keys[i]) for i, (key, _) in old.items()): return
+        compare_items(folder, name, {i: key for i, (key, _) in old.items()}, keys)
+        for i, (key, record) in old.items():
+            if not _path(folder, i).is_file(): write_json(_path(folder, i), dict(key=key, record=record))
+        for file in (f'{name}.jsonl', 'keys.json', 'ids.json'): (folder/file).unlink(missing_ok=True)
+
+# %% ../../nbs/2_data/03_data.stages.ipynb #5c955bf8
+def _join(folder, name: str, keys: dict) -> list:
     "Write the joined file if every record exists; the lock keeps two finishers apart."
     with FileLock(folder/'.lock'):
-        done = _records(folder, name, ids)
-        records = [done[i] for i in ids if i in done]
-        if len(records) == len(ids) and (folder/'.records').is_dir():
-            write_json(folder/'ids.json', ids)
+        done = _records(folder, name, keys)
+        records = [done[i] for i in keys if i in done]
+        if len(records) == len(keys) and any(_path(folder, i).is_file() for i in keys):
+            write_json(folder/'keys.json', keys)
             write_jsonl(folder/f'{name}.jsonl', records)
-            shutil.rmtree(folder/'.records', ignore_errors=True)
+            for i in keys: _path(folder, i).unlink(missing_ok=True)
+            if not any((folder/'.records').iterdir()): (folder/'.records').rmdir()
     return records
 
 # %% ../../nbs/2_data/03_data.stages.ipynb #d9067991
@@ -48,23 +70,31 @@ def run_stage(
     settings: dict,  # What the records depend on, JSON-ready
     batch: int = 16,  # Items that `work` gets at once
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
+    inputs: dict = None,  # Id -> what its record depends on beside the settings, JSON-ready
 ) -> list:  # Records in the order of the items; of another process's items only those that exist
     "Do what is missing of a stage; whoever finishes the last item joins the records."
-    folder, ids = Path(folder), [str(i) for i in items]
-    if not ids: raise ValueError(f'There is nothing to do for {folder}: the list of images is empty.')
-    claim_folder(folder, {**settings, 'items': f'{len(ids)} with digest {key_to_int(*ids)}'})
+    folder, ids, inputs = Path(folder), [str(i) for i in items], inputs or {}
+    if not ids: raise ValueError(f'There is nothing to do for {folder}: the list of images is empty, make it first.')
+    keys = {str(i): hash_of(inputs.get(i), 16) for i in items}
+    claim_folder(folder, settings)
+    _take_apart(folder, name, keys)
     rank, world = share or process_share()
     own = batches(ids, batch)[rank::world]
-    done = _records(folder, name, ids)
+    done = _records(folder, name, keys)
     def missing(i): return i not in done or 'error' in done[i]
     todo = [part for part in own if any(missing(i) for i in part)]
     mine, left = sum(map(len, own)), sum(map(len, todo))
     bar = Progress(mine, name, 'image', done=mine - left)
     by_id = dict(zip(ids, items.values()))
     for part in todo:
-        for i, record in zip(part, work([by_id[i] for i in part]), strict=True): write_json(_path(folder, i), record)
+        for i, record in zip(part, work([by_id[i] for i in part]), strict=True):
+            write_json(_path(folder, i), dict(key=keys[i], record=record))
         bar.update(len(part))
-    return _join(folder, name, ids)
+    records = _join(folder, name, keys)
+    if world > 1 and len(records) < len(ids):
+        print(f'{name}: process {rank} of {world} has done its part, {len(records)} of {len(ids)} images are done. '
+              'The others are for the other processes; to do all of them here, unset RANK and WORLD_SIZE.')
+    return records
 
 # %% ../../nbs/2_data/03_data.stages.ipynb #d33ced1c
 def picture_or_reason(

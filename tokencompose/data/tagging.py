@@ -8,7 +8,7 @@ __all__ = ['LEFT_OUT', 'NOUN_RULES', 'Word', 'Tagger', 'plain_text', 'cut_words'
            'noun_records', 'tag_captions', 'read_captions', 'count_nouns', 'noun_page', 'agreement']
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #e1eb4d8f
-import contextlib, functools, importlib, importlib.metadata, json, logging, pickle, re, unicodedata
+import contextlib, functools, importlib, importlib.metadata, logging, pickle, re, unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -256,7 +256,7 @@ def _load_flair(path: Path, sha256: str) -> tuple:
                                 'or fetch flair/pos-english and name its file.')
     state = read_flair_file(path, sha256)
     if not isinstance(state, dict) or 'tag_dictionary' not in state:
-        raise ValueError(f'{path} is not a SequenceTagger of flair: it holds no tag dictionary.')
+        raise ValueError(f'{path} is not a SequenceTagger of flair: it holds no tag dictionary, name another file.')
     with _quiet_flair():
         from flair.models import SequenceTagger
         return SequenceTagger.load(state), [path]
@@ -284,7 +284,8 @@ class FlairTagger:
 
     def _words(self, caption, spans, sentence) -> list:
         if len(sentence) != len(spans):
-            raise RuntimeError(f'flair made {len(sentence)} words of {len(spans)} in the caption {caption!r:.80}.')
+            raise RuntimeError(f'flair made {len(sentence)} words of {len(spans)} in the caption {caption!r:.80}: '
+                               'leave that caption out.')
         tags = [token.get_label(self.model.tag_type).value for token in sentence]
         return [Word(caption[a:b], a, b, tag) for (a, b), tag in zip(spans, tags)]
 
@@ -353,11 +354,11 @@ def tag_captions(
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
 ) -> list:  # Records, see `noun_records`
     "Find the nouns of all captions; what is done is not done again."
-    texts = [[row['image_id'], row['file_name'], row['text']] for row in rows.values()]
     rule = dict(stop_nouns=stop_nouns, compounds=key_to_int(*compounds))
-    settings = dict(step='nouns', tagger=tagger.identity, **rule, batch=batch, captions=key_to_int(json.dumps(texts)))
+    settings = dict(step='nouns', tagger=tagger.identity, **rule, batch=batch)
+    inputs = {i: [row['image_id'], row['file_name'], row['text']] for i, row in rows.items()}
     def work(part): return noun_records(part, tagger, stop_nouns, compounds)
-    return run_stage(folder, 'nouns', rows, work, settings, batch, share)
+    return run_stage(folder, 'nouns', rows, work, settings, batch, share, inputs)
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #a84eac37
 def _checked_caption(row, where: str) -> dict:
@@ -371,11 +372,11 @@ def _checked_caption(row, where: str) -> dict:
     return dict(row, image_id=row.get('image_id', row['file_name']))
 
 def read_captions(
-    source,  # Folder of stage 01, or a .jsonl with `file_name` and `text` in each row
+    source,  # Folder of stage 01, or a list (JSON lines or array) with `file_name` and `text` in each row
 ) -> tuple:  # (dict from image id to row, the file that was read)
     "Captions to be tagged; the ids are those of the images, or the file names where there are none."
     source = Path(source)
-    file = source if source.suffix == '.jsonl' else source/'captions.jsonl'
+    file = source if source.suffix == '.jsonl' or source.is_file() else source/'captions.jsonl'
     maker = 'data_prep/01_select_captions.ipynb'
     rows = read_jsonl(file) if file.is_file() else read_stage(file.parent, 'captions', maker)
     found = {}
@@ -385,7 +386,7 @@ def read_captions(
             twice = f'the image {row["image_id"]} comes twice'
             raise ValueError(f'{file}, row {number}: {twice}; keep one caption an image.')
         found[row['image_id']] = row
-    if not found: raise ValueError(f'{file} holds no captions.')
+    if not found: raise ValueError(f'{file} holds no captions: give a list that does.')
     return found, file
 
 # %% ../../nbs/2_data/06_data.tagging.ipynb #702d8c1c

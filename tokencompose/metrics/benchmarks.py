@@ -31,7 +31,7 @@ def benchmark_of(
     names = METRIC_BENCHMARKS[metric]
     if benchmark and benchmark not in names:
         scored = ' or '.join(filter(None, names)) or 'a model, no pictures'
-        raise ValueError(f'benchmark: {metric} scores {scored}, not {benchmark}.')
+        raise ValueError(f'benchmark: {metric} scores {scored}, not {benchmark}, choose another metric.')
     return benchmark or names[0]
 
 def result_key(
@@ -61,7 +61,7 @@ def for_benchmark(
     if min(prompts, rounds) < 1:
         raise ValueError(f'prompts and rounds: expected 1 or more, got {prompts} and {rounds}.')
     if rounds > 1 and benchmark in METRIC_BENCHMARKS['fid']:
-        raise ValueError(f'rounds: {benchmark} has one picture for each caption, got {rounds}.')
+        raise ValueError(f'rounds: {benchmark} has one picture for each caption, got {rounds}: leave it out.')
     return settings.replace(prompts=prompts, rounds=rounds)
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #46d2b9df
@@ -85,11 +85,12 @@ def reference_folder(
 def read_benchmark(
     benchmark: str,
     path,  # prompts.json beside the pictures, or a prompt file (or folder of them) of the benchmark's authors
+    classes: bool = True,  # Whether MultiGen's prompts must name their classes, as scoring needs
 ) -> list:  # Rows with unique_id and text
     "Read and check the prompts of a benchmark."
     own = dict(visor=read_visor, compbench=read_compbench, geneval=read_geneval)
     if benchmark in own: return own[benchmark](path)
-    return (read_pairs if benchmark in METRIC_BENCHMARKS['fid'] else read_prompts)(path)
+    return read_pairs(path) if benchmark in METRIC_BENCHMARKS['fid'] else read_prompts(path, classes)
 
 def _check_references(rows, folder):
     asked = {row['image'] for row in rows}
@@ -115,11 +116,11 @@ def benchmark_prompts(
     benchmark: str,
     settings: Profile,  # From `for_benchmark`
     data,  # Folder of the data set: annotations/, val2017/, flickr30k/, compbench/, geneval/
-    prompts_file: str = '',  # Prompts in the benchmark's own form; drawn when empty
+    prompts_file: str = '',  # Prompts in the benchmark's own form, or any that are only drawn; made up when empty
     objects: int = 5,  # Things in a MultiGen prompt
 ) -> list:  # Rows with unique_id and text
     "The prompts of a benchmark."
-    if prompts_file: rows = read_benchmark(benchmark, resolve(prompts_file))
+    if prompts_file: rows = read_benchmark(benchmark, resolve(prompts_file), classes=False)
     else: rows = _drawn_prompts(benchmark, settings, Path(data), objects)
     rows = first_prompts(benchmark, rows, settings.prompts)
     if benchmark in METRIC_BENCHMARKS['fid']: _check_references(rows, reference_folder(benchmark, data))

@@ -73,7 +73,7 @@ def rules(self: CompbenchScorer) -> dict:  # Options of `spatial_score`
     name = self.job.settings.spatial_rules
     if name == 'original': return {}
     if name == 'corrected': return dict(CORRECTED, side=max(self.first()[0].size))
-    raise ValueError(f'spatial_rules: {name!r} is neither original nor corrected.')
+    raise ValueError(f'spatial_rules: expected original or corrected, got {name!r}.')
 
 @patch
 def find(self: CompbenchScorer, called: list) -> tuple:  # {(prompt id, round): score}, who judged
@@ -95,7 +95,8 @@ def unidet(self: CompbenchScorer, called: list) -> tuple:  # {(prompt id, round)
     items = [(row['unique_id'], r) for row in called for r in range(self.rounds)]
     lost = [image_name(*item) for item in items if image_name(*item) not in found]
     if not lost: return {item: found[image_name(*item)] for item in items}, 'UniDet'
-    raise ValueError(f'{self.job.boxes} lacks {len(lost)} of the {len(items)} pictures, the first is {lost[0]}.')
+    raise ValueError(f'{self.job.boxes} lacks {len(lost)} of the {len(items)} pictures, the first is {lost[0]}: '
+                     'judge them too.')
 
 # %% ../../nbs/4_metrics/15_metrics.binding.ipynb #f6e888fa
 @patch

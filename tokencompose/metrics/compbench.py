@@ -38,8 +38,8 @@ def read_list(
     "The prompts of one published list."
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'There is no list of prompts {path}: data_prep/00_fetch.ipynb brings those of '
-                                'T2I-CompBench.')
+        raise FileNotFoundError(f'There is no list of prompts {path}: fetch those of T2I-CompBench '
+                                'with data_prep/00_fetch.ipynb.')
     texts = [line.split('\t')[0].strip() for line in path.read_text(encoding='utf-8').split('\n')]
     texts = [text for text in texts if text]
     if not texts: raise ValueError(f'{path} holds no prompt: fetch it again.')
@@ -77,7 +77,7 @@ def read_compbench(
     missing = [name for name in CATEGORIES if not (source/f'{name}_val.txt').is_file()]
     if missing:
         raise FileNotFoundError(f'{source} lacks {len(missing)} of the six categories, the first is {missing[0]} '
-                                f'({missing[0]}_val.txt): data_prep/00_fetch.ipynb brings the published lists.')
+                                f'({missing[0]}_val.txt): fetch the published lists with data_prep/00_fetch.ipynb.')
     return [row for name in CATEGORIES for row in _category_rows(source/f'{name}_val.txt')]
 
 def _checked_rows(rows, path) -> list:
@@ -86,7 +86,7 @@ def _checked_rows(rows, path) -> list:
         problem = _row_problem(row)
         if problem: raise ValueError(f'{path}, row {number}: {problem}.')
     twice = [i for i, n in Counter(row['unique_id'] for row in rows).items() if n > 1]
-    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows.')
+    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows, give each its own.')
     return rows
 
 def _row_problem(row) -> str:
@@ -146,7 +146,7 @@ def simple_objects(
     "The two things of a spatial prompt: its first and its last noun."
     nouns = [i for i, word in enumerate(parse.words) if word.pos == 'NOUN']
     if not nouns:
-        raise ValueError(f'The prompt {parse.text!r} has no noun, so there is nothing to look for in its pictures.')
+        raise ValueError(f'The prompt {parse.text!r} has no noun, so there is nothing to look for: leave it out.')
     return tuple(_name(parse, i, whole) for i in (nouns[0], nouns[-1]))
 
 def _name(parse, i, whole) -> str:
@@ -253,7 +253,8 @@ def read_unidet(
     path,  # JSON lines: image (such as "spatial_000_3.png"), names, scores, boxes (left, top, right, bottom)
 ) -> dict:  # File name -> detections as `spatial_score` takes them
     "UniDet's own boxes, from a file."
-    if not Path(path).is_file(): raise FileNotFoundError(f'There is no file of boxes {path}.')
+    if not Path(path).is_file(): raise FileNotFoundError(
+        f'There is no file of boxes {path}: correct `boxes`, or leave it empty.')
     found = {}
     for number, row in enumerate(read_jsonl(path), 1):
         if not isinstance(row, dict) or not {'image', 'names', 'scores', 'boxes'} <= row.keys():

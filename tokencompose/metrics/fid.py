@@ -130,7 +130,7 @@ def _file(folder, digests, rows, places):
     damaged = (~rows.isfinite()).any(1)
     if damaged.any():
         path = places[digests[int(damaged.nonzero()[0])]]
-        raise ValueError(f'The features of {path} are not finite: the picture or the weights are damaged.')
+        raise ValueError(f'The features of {path} are not finite: make the picture, or fetch the weights, again.')
     with atomic_path(Path(folder)/f'part-{key_to_int(*digests):016x}.safetensors') as temporary:
         save_file(dict(zip(digests, rows.unbind())), temporary)
 
@@ -158,8 +158,8 @@ def file_features(
     "Features of pictures; what is filed is not looked at again."
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
-        raise FileNotFoundError(f'{len(missing)} of {len(paths)} pictures are missing, the first is {missing[0]}.')
-    if not paths: raise ValueError('There are no pictures to compare.')
+        raise FileNotFoundError(f'{len(missing)} of {len(paths)} pictures are missing, make {missing[0]} first.')
+    if not paths: raise ValueError(f'paths: expected pictures to compare, got {paths}.')
     _claim(folder, dict(extractor.record, prepared=side))
     with ThreadPoolExecutor(8) as pool:
         hashes = dict(zip(map(str, paths), pool.map(file_sha256, paths)))
@@ -242,7 +242,7 @@ def read_pairs(
         if not _is_pair(row):
             raise ValueError(f'{path}, row {number}: expected unique_id, text and image, got {row!r:.80}.')
     twice = [i for i, n in Counter(str(row['unique_id']) for row in rows).items() if n > 1]
-    if twice: raise ValueError(f'{path}: unique_id {twice[0]} used by several rows.')
+    if twice: raise ValueError(f'{path}: unique_id {twice[0]} used by several rows, give each its own.')
     return rows
 
 def _is_pair(row) -> bool:

@@ -28,14 +28,14 @@ def read_geneval(
     "Read and check the prompts."
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'There is no prompt file {path}: data_prep/00_fetch.ipynb brings that of GenEval.')
+        raise FileNotFoundError(f'There is no prompt file {path}: fetch that of GenEval with data_prep/00_fetch.ipynb.')
     rows = read_json(path) if path.suffix == '.json' else [_named(i, r) for i, r in enumerate(read_jsonl(path))]
     if not isinstance(rows, list) or not rows: raise ValueError(f'{path} holds no prompts: fetch it again.')
     for number, row in enumerate(rows):
         problem = _row_problem(row)
         if problem: raise ValueError(f'{path}, row {number}: {problem}.')
     twice = [i for i, n in Counter(row['unique_id'] for row in rows).items() if n > 1]
-    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows.')
+    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows, give each its own.')
     return rows
 
 def _named(number, row) -> dict:

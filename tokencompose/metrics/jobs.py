@@ -97,7 +97,7 @@ def keep_picture(path, image, value_range: tuple = (0, 1)):
     "Anything that `plotting.to_uint8` takes, as a PNG."
     with atomic_path(path, sync=False) as temporary: Image.fromarray(to_uint8(image, value_range)).save(temporary)
 
-# %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #3ce08040
+# %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #1abd0ec0
 class PictureScorer(Scorer):
     "Looks at pictures that nbs/sample.ipynb drew."
     def __init__(self, job: Job):
@@ -105,9 +105,10 @@ class PictureScorer(Scorer):
         listed, benchmark = job.drawings/'prompts.json', job.benchmark
         if not listed.is_file(): raise FileNotFoundError(
             f'{job.drawings} holds no finished pictures (prompts.json is missing): run nbs/sample.ipynb '
-            f'for {job.run} and benchmark {benchmark} first.')
+            f'for {job.run} and benchmark {benchmark} first, or put the prompts of your own pictures there.')
         self.prompts, self.rounds = read_benchmark(benchmark, listed), job.settings.rounds
-        self.sources = [listed, job.drawings/'settings.json']
+        self.sources = [path for path in (listed, job.drawings/'settings.json') if path.is_file()]
+        if len(self.sources) < 2: print(f'{job.drawings} has no settings.json: its pictures were made elsewhere.')
         surplus = checked_pictures(job.drawings, self.prompts, self.rounds)[1]
         if surplus: print(f'{surplus} other pictures in the folder are left out.')
 

@@ -6,13 +6,14 @@
 __all__ = ['synchronise', 'timed', 'Times', 'time_methods', 'run_conditions', 'latency_table', 'latency_results']
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #a86acb8e
-import resource, time
+import time
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
 from ..core import device_name
 from ..stats import bootstrap_interval, bootstrap_means
+from ..training import peak_memory_mb
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #b990e899
 def synchronise(device):
@@ -24,7 +25,7 @@ def synchronise(device):
 def _peak_mb(device) -> float:
     "Most memory held since `_reset_peak` on CUDA; elsewhere the process's peak so far."
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
+    return peak_memory_mb(device)
 
 def _reset_peak(device):
     if torch.device(device).type == 'cuda': torch.cuda.reset_peak_memory_stats(device)

@@ -11,7 +11,7 @@ import functools, itertools
 from collections import Counter
 import numpy as np
 import pandas as pd
-from ..core import keyed_rng, read_json, some_of
+from ..core import json_rows, keyed_rng, some_of
 from ..stats import bootstrap_interval
 from .multigen import check_complete, prompt_classes, prompt_problem, save_prompts
 
@@ -71,26 +71,27 @@ def _way(pair: tuple, relations: list, number: int) -> tuple:
 
 # %% ../../nbs/4_metrics/01_metrics.visor.ipynb #c0cf5952
 def read_visor(
-    path,  # JSON file, a list of rows with the keys of `visor_row`
+    path,  # Rows with the keys of `visor_row`, JSON array or JSON lines
 ) -> list:  # The rows with a spatial relation
     "Read and check a prompt file."
-    rows = read_json(path)
-    if not isinstance(rows, list): raise ValueError(f'{path}: expected a list of prompts.')
-    for number, row in enumerate(rows):
+    found = [(row, where) for row, where in json_rows(path) if not _is_other(row)]
+    for row, where in found:
         problem = _visor_problem(row)
-        if problem: raise ValueError(f'{path}, row {number}: {problem}.')
-    spatial = [row for row in rows if _is_spatial(row)]
+        if problem: raise ValueError(f'{where}: {problem}.')
+    spatial = [row for row, _ in found]
     twice = [i for i, n in Counter(row['unique_id'] for row in spatial).items() if n > 1]
-    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows.')
-    if not spatial: raise ValueError(f'{path} holds no prompt with a spatial relation.')
+    if twice: raise ValueError(f'{path}: unique_id {some_of(twice)} used by several rows, give each its own.')
+    if not spatial: raise ValueError(f'{path} holds no prompt with a spatial relation: give the file of the benchmark.')
     return spatial
 
-def _is_spatial(row) -> bool: return row['num_objects'] == 2 and row.get('rel_type') != 'and'
+def _is_other(row) -> bool:
+    "Whether a row asks for a single object, or for two without saying where."
+    return isinstance(row, dict) and (row.get('rel_type') in ('and', 'single') or row.get('num_objects') == 1)
 
 def _visor_problem(row) -> str:
     "What is wrong with a row, \"\" if nothing."
     problem = prompt_problem(row)
-    if problem or not _is_spatial(row): return problem
+    if problem: return problem
     if row.get('rel_type') not in RELATIONS:
         return f'rel_type should be one of {", ".join(RELATIONS)}, got {row.get("rel_type")!r}'
     return '' if row['rel_type'] in row['text'] else f'the text does not say {row["rel_type"]!r}'

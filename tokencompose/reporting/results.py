@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'toy_result', 'Metric', 'metric_info', 'result_path', 'check_result', 'unit_arrays', 'save_result',
-           'load_results', 'pooled']
+           'load_results', 'pooled', 'run_scores']
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #59f4139d
 import math, numbers
@@ -15,7 +15,7 @@ import pandas as pd
 from ..core import read_json, resolve, write_json
 from ..methods import result_file
 from ..metrics.multigen import mg_result, prompt_row
-from ..stats import seeds_interval
+from ..stats import seeds_interval, unit_scores
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #fc300224
 def toy_result(
@@ -185,19 +185,17 @@ def _check_place(result, path, profile, root):
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #660b9965
 _POOLED = ['profile', 'metric', 'method', 'name', 'value', 'low', 'high', 'std', 'seeds', 'seed_low', 'seed_high',
-           'seconds', 'peak_memory_mb', 'judge']
+           'seconds', 'peak_memory_mb', 'judge', 'over']
 
 def pooled(
     results: list,  # Checked results
-    draws: int = 2000,
-    seed: int = 0,  # Of the resampling
-) -> pd.DataFrame:  # Columns profile, metric, method, name, value, low, high, std, seeds, seed_low, seed_high, and cost
+) -> pd.DataFrame:  # Value, interval and what it is over, spread, seeds and cost by profile, metric, method and name
     "One row for each figure of each method, training seeds taken together."
     groups = {}
     for r in results: groups.setdefault((r['profile'], r['metric'], r['method']), []).append(check_result(r))
     rows = []
     for key, runs in groups.items():
-        rows += [_pooled_row(key, name, runs, draws, seed) for name in _common_names(key, runs)]
+        rows += [_pooled_row(key, name, runs) for name in _common_names(key, runs)]
     return pd.DataFrame(rows, columns=_POOLED)
 
 def _common_names(key, runs) -> list:
@@ -211,21 +209,31 @@ def _common_names(key, runs) -> list:
     return [name for name in runs[0]['values'] if all(name in r['values'] for r in runs)]
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #d6fdbf8a
-def _pooled_row(key, name, runs, draws, seed) -> tuple:
+def _pooled_row(key, name, runs) -> tuple:
     values = np.array([r['values'][name] for r in runs], dtype=float)
-    low, high = _pooled_interval(key[1], name, runs, draws, seed)
+    low, high, over = _pooled_interval(key[1], name, runs)
     stds = [r['std'][name] for r in runs if name in r.get('std', {})]
     seconds = np.mean([r['cost']['seconds'] for r in runs])
     memory = [r['cost']['peak_memory_mb'] for r in runs if r['cost'].get('peak_memory_mb')]
     return (*key, name, values.mean(), low, high, np.mean(stds) if stds else np.nan, len(runs), values.min(),
-            values.max(), seconds, max(memory, default=np.nan), runs[0].get('judge', ''))
+            values.max(), seconds, max(memory, default=np.nan), runs[0].get('judge', ''), over)
 
-def _pooled_interval(metric, name, runs, draws, seed) -> tuple:
-    "Interval of the mean over runs: as stored for one run, resampled for several with the same units, else none."
-    if len(runs) == 1 and name in runs[0].get('intervals', {}): return tuple(runs[0]['intervals'][name])
-    units = [r.get('units') for r in runs]
-    if any(u is None or name not in u['values'] or u['ids'] != units[0]['ids'] for u in units): return np.nan, np.nan
-    scores, weights = zip(*(unit_arrays(r, name) for r in runs))
-    if any((w != weights[0]).any() for w in weights): return np.nan, np.nan
-    bounds = metric_info(metric).bounds
-    return seeds_interval(np.stack(scores), weights[0], draws=draws, seed=seed, bounds=bounds)[1:]
+def run_scores(
+    runs: list,  # Results of one metric
+    name: str,  # Figure
+) -> np.ndarray:  # (runs, units); None where a run lacks them, or scored others
+    "Scores of every run and unit, whose plain mean is the figure of the run."
+    units = [r.get('units', {}) for r in runs]
+    if any(name not in u.get('values', {}) or u['ids'] != units[0]['ids'] for u in units): return None
+    scores, weights = map(np.stack, zip(*(unit_arrays(r, name) for r in runs)))
+    counted = (weights > 0).any(0)
+    return unit_scores(scores[:, counted], weights[:, counted])
+
+def _pooled_interval(metric, name, runs) -> tuple:
+    "Low, high and over what: of the units' scores, else as stored for a single run, else none."
+    scores = run_scores(runs, name)
+    if scores is not None:
+        interval = seeds_interval(scores, bounds=metric_info(metric).bounds)
+        return interval.low, interval.high, interval.over
+    if len(runs) == 1 and name in runs[0].get('intervals', {}): return *runs[0]['intervals'][name], 'units'
+    return np.nan, np.nan, ''

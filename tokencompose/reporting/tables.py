@@ -24,7 +24,7 @@ from ..methods import METHODS, parse_run, rows as rows_of
 from ..metrics.compbench import CATEGORIES
 from ..metrics.geneval import TASKS
 from .paper import PAPER_LABELS, paper_numbers
-from .results import metric_info, pooled, unit_arrays
+from .results import metric_info, pooled, run_scores, unit_arrays
 from ..stats import seeds_difference
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #39f45f86
@@ -86,11 +86,10 @@ def compare_frame(
     labels: dict = None,  # Method key -> text of the row, over the labels of `METHODS`
     profile: str = None,  # Name of our lines; needed only where there are no results
     fill_from: tuple = (),  # Other tables of the paper to look into for cells this one lacks
-    draws: int = 2000,
 ) -> pd.DataFrame:  # Texts; rows (method, profile) and (method, "paper"), columns (benchmark, figure)
     "Our numbers with intervals and, under each line, the paper's."
     results, profile = _comparable(results, rows, columns, profile)
-    ours = {(r['method'], r['metric'], r['name']): r for r in pooled(results, draws).to_dict('records')}
+    ours = {(r['method'], r['metric'], r['name']): r for r in pooled(results).to_dict('records')}
     paper, lines = printed((*reversed(fill_from), table)), {}
     for m in rows:
         lines[label_of(m, labels), profile] = [_own_cell(ours.get((m, *c)), c[0]) for c in columns]
@@ -211,6 +210,7 @@ class Difference(NamedTuple):
     low: float  # Interval, not a number where there is none
     high: float
     each: np.ndarray  # Of every pair of runs
+    one_seed: bool = False  # Of a trained method with a single run: the interval is over prompts alone
 
     @property
     def settled(self) -> bool:
@@ -223,7 +223,6 @@ def paired_difference(
     baseline: str,  # Method that is subtracted
     metric: str,
     name: str,
-    draws: int = 2000,
 ) -> Difference:  # None where one of the two was not run
     "A figure of one method minus that of a baseline on the same prompts or images."
     sides = [[r for r in results if (r['metric'], r['method']) == (metric, m) and name in r['values']]
@@ -235,28 +234,23 @@ def paired_difference(
     if _other_units(sides, name):
         raise ValueError(f'{method} and {baseline} were scored on different prompts or images of {metric}: '
                          'a paired difference needs the same ones.')
-    return _difference(sides, bool(common), metric, name, draws)
+    return _difference(sides, bool(common), metric, name)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #7989f17d
-def _units(run, name): return run.get('units') if name in run.get('units', {}).get('values', {}) else None
-
 def _other_units(sides, name) -> bool:
-    units = [_units(r, name) for side in sides for r in side]
-    return None not in units and any(u['ids'] != units[0]['ids'] for u in units)
+    units = [r.get('units', {}) for side in sides for r in side]
+    return all(name in u.get('values', {}) for u in units) and any(u['ids'] != units[0]['ids'] for u in units)
 
-def _difference(sides, paired, metric, name, draws) -> Difference:
+def _difference(sides, paired, metric, name) -> Difference:
     values = [np.array([r['values'][name] for r in side]) for side in sides]
     pairs = paired or 1 in map(len, values)  # otherwise the seeds have nothing in common, and only means can be told
     each = values[0] - values[1] if pairs else values[0].mean(keepdims=True) - values[1].mean()
-    alone = Difference(each.mean(), math.nan, math.nan, each)
-    if any(_units(r, name) is None for side in sides for r in side): return alone
-    arrays = [[unit_arrays(r, name) for r in side] for side in sides]
-    weights = [weight for side in arrays for _, weight in side]
-    if any((w != weights[0]).any() for w in weights): return alone
-    scores = [np.stack([score for score, _ in side]) for side in arrays]
-    bounds = metric_info(metric).bounds
-    interval = seeds_difference(*scores, weights[0], draws=draws, paired=paired, bounds=bounds)
-    return Difference(each.mean(), interval.low, interval.high, each)
+    one_seed = any(len(side) == 1 and side[0]['seed'] is not None for side in sides)
+    scores = run_scores([*sides[0], *sides[1]], name)
+    if scores is None: return Difference(each.mean(), math.nan, math.nan, each, one_seed)
+    ours, theirs = np.split(scores, [len(sides[0])])
+    interval = seeds_difference(ours, theirs, paired=paired, bounds=metric_info(metric).bounds)
+    return Difference(each.mean(), interval.low, interval.high, each, one_seed)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #34b5cfcb
 def format_difference(
@@ -277,13 +271,12 @@ def difference_frame(
     columns: list,  # (metric, name) pairs, in order
     baseline: str = 'denoise',  # Method that is subtracted
     labels: dict = None,  # As in `compare_frame`
-    draws: int = 2000,
 ) -> pd.DataFrame:  # Texts such as "+25.0 [0.0, 50.0]"
     "Our numbers minus those of a baseline on the same prompts or images."
     _check_sides(results, [*rows, baseline], columns)
     cells = {}
     for metric, name in columns:
-        each = [paired_difference(results, method, baseline, metric, name, draws) for method in rows]
+        each = [paired_difference(results, method, baseline, metric, name) for method in rows]
         cells[column_label(metric, name)] = [format_difference(d, metric_info(metric).digits) for d in each]
     index = pd.Index([label_of(m, labels) for m in rows], name=f'minus {label_of(baseline, labels)}')
     return pd.DataFrame(cells, index=index)
@@ -324,7 +317,7 @@ def costs_frame(
     labels: dict = None,  # As in `compare_frame`
 ) -> pd.DataFrame:  # Texts; columns of the benchmarks' seconds, and the memory
     "Drawing and judging: seconds of each benchmark (mean of the training seeds), and the highest memory peak."
-    means = pooled([r for r in results if r['method'] in rows and r['metric'] in metrics], draws=1)
+    means = pooled([r for r in results if r['method'] in rows and r['metric'] in metrics])
     cells = {}
     for m in rows:
         files = means[means.method == m].drop_duplicates('metric').set_index('metric')
@@ -348,7 +341,6 @@ def claims_frame(
     claims: list,  # Of `Claim`
     table: int,  # The paper's table
     fill_from: tuple = (),  # As in `compare_frame`
-    draws: int = 2000,
 ) -> pd.DataFrame:  # Texts; a row for each claim and column, columns in, paper, here, verdict
     "The paper's claims, there and here."
     paper, rows = printed((*reversed(fill_from), table)), []
@@ -357,7 +349,7 @@ def claims_frame(
         _check_sides(results, pair, claim.columns)
         for metric, name in claim.columns:
             there = _printed_difference(paper, pair, metric, name)
-            here = paired_difference(results, *pair, metric, name, draws)
+            here = paired_difference(results, *pair, metric, name)
             rows.append({'claim': claim.text, 'difference': ' − '.join(map(label_of, pair)),
                          'in': column_label(metric, name), 'paper': there or NOT_REPORTED,
                          'here': format_difference(here, metric_info(metric).digits),
@@ -374,8 +366,9 @@ def _printed_difference(paper, pair, metric, name) -> str:
 
 def _verdict(there, here, equal) -> str:
     if here is None: return NOT_RUN
-    if equal: return 'differs, settled' if here.settled else 'no difference shown'
-    settled = 'settled' if here.settled else 'not settled'
+    settled = 'settled for one seed' if here.one_seed else 'settled'
+    if equal: return f'differs, {settled}' if here.settled else 'no difference shown'
+    if not here.settled: settled = 'not settled'
     if not there: return f'{"higher" if here.mean > 0 else "lower"}, {settled}'
     return f'{"as in the paper" if here.mean*float(there) > 0 else "not as in the paper"}, {settled}'
 
@@ -414,11 +407,10 @@ def finding(
     columns: list,  # (metric, name) pairs, in order
     method: str = 'tokencompose',
     baseline: str = 'denoise',  # Method that is subtracted
-    draws: int = 2000,
 ) -> str:  # One sentence
     "Which differences of a method from a baseline are settled, computed."
     _check_sides(results, [method, baseline], columns)
-    found = {c: paired_difference(results, method, baseline, *c, draws) for c in columns}
+    found = {c: paired_difference(results, method, baseline, *c) for c in columns}
     found, pair = {c: d for c, d in found.items() if d is not None}, f'{label_of(method)} and {label_of(baseline)}'
     if not found: return f'Nothing to compare: of {pair} one was not run.'
     settled = {c: d for c, d in found.items() if d.settled}
@@ -428,7 +420,8 @@ def finding(
             if texts]
     rest = len(found) - len(settled)
     end = f'; in {rest} other column{"s"*(rest > 1)} no difference is settled' if rest else ''
-    return f'{label_of(method)} is {" and ".join(said)}{end}.'
+    alone = ' (one training seed: over prompts alone)' if any(d.one_seed for d in settled.values()) else ''
+    return f'{label_of(method)} is {" and ".join(said)}{end}{alone}.'
 
 def _sides(differences) -> dict:
     "Texts of the better and of the worse ones."
@@ -551,12 +544,11 @@ def geneval_frame(
     results: list,  # From `load_results`; all of one profile
     rows: list = None,  # Method keys; those of Table 5 when None
     profile: str = None,  # Needed only where there are no results
-    draws: int = 2000,
 ) -> pd.DataFrame:  # Texts; a row a method, a column a task and their mean
     "GenEval's six accuracies and their mean, with intervals."
     rows = rows or rows_of('table5')
     results, profile = _comparable(results, rows, GENEVAL_COLUMNS, profile)
-    ours = {(r['method'], r['name']): r for r in pooled(results, draws).to_dict('records')}
+    ours = {(r['method'], r['name']): r for r in pooled(results).to_dict('records')}
     asked, cells = {name for _, name in ours}, {}
     for metric, name in GENEVAL_COLUMNS:
         empty = NOT_IN_WORLD if asked and name not in asked else NOT_RUN

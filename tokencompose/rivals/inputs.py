@@ -282,8 +282,8 @@ def read_changes(
         for i in meant:
             text = rows[i]['text']
             if 'text' in entry and entry['text'] != text: raise ValueError(f'{path}, entry {number}: prompt '
-                f'{entry["unique_id"]} reads {text!r} and not {entry["text"]!r}.')
-            if changes[i]: raise ValueError(f'{path}: the prompt {text!r} has two entries.')
+                f'{entry["unique_id"]} reads {text!r} and not {entry["text"]!r}, correct one of the two.')
+            if changes[i]: raise ValueError(f'{path}: the prompt {text!r} has two entries, keep one.')
             changes[i] = entry
     return changes
 
@@ -292,7 +292,7 @@ def _check_entry(entry: dict, place: str):
     unknown = sorted(set(entry) - known)
     if unknown: raise ValueError(f'{place}: unknown key {unknown[0]!r}; known are {", ".join(sorted(known))}.')
     if not {'unique_id', 'text'} & set(entry):
-        raise ValueError(f'{place}: neither unique_id nor text says which prompt is meant.')
+        raise ValueError(f'{place}: neither unique_id nor text says which prompt is meant, add one.')
 
 def _means(entry, row) -> bool:
     if entry.get('unique_id', '') != '': return str(entry['unique_id']) == str(row.get('unique_id', ''))
