@@ -1,5 +1,6 @@
 """A folder of one's own images: what people really have in such folders."""
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -425,3 +426,12 @@ def test_all_gaps_are_told_together(mine):
     (mine/'a.jpg').write_bytes((mine/'a.jpg').read_bytes()[:200])
     told = r'has 3 images; images without a caption: 1 \(c.jpg\); captions without an image: 1 \(lost\); images that cannot be read: 1 \(The image a.jpg'
     with pytest.raises(ValueError, match=told): read_folder(mine)
+
+
+def test_masks_inside_the_folder_are_no_pictures(mine, capsys):
+    "With `-p masks` they are neither asked for captions nor listed as files that nobody looked at."
+    (mine/'masks'/'a').mkdir(parents=True)
+    shutil.copy(mine/'a.jpg', mine/'masks'/'a'/'cat.png')
+    before = named(read_folder(mine, masks=mine/'masks'))
+    assert 'masks' not in capsys.readouterr().out and not [name for name in before if 'masks' in name]
+    with pytest.raises(ValueError, match='images without a caption: 1 .masks/a/cat.png.'): read_folder(mine)

@@ -23,7 +23,7 @@ from tokencompose.reporting.results import load_results, result_path, save_resul
 from tokencompose.reporting.tables import pictures_grid
 
 RECORDS = ROOT/'paper_figures/records'
-WHOLE = [('mini', 'table2'), ('mini_v', 'table3'), ('mini', 'table4')]  # profile and a table that its records hold wholly
+WHOLE = [('mini', 'table2'), ('mini_v', 'table3'), ('mini', 'table4'), ('mini', 'table5')]  # profile and a table that its records hold wholly
 
 
 def numbers(text): return re.findall(r'-?\d+\.\d+', text)

@@ -278,7 +278,11 @@ def provenance(
     packages = ['torch', 'diffusers', 'transformers', 'accelerate', 'numpy']
     versions = {p: importlib.metadata.version(p) for p in packages}
     return dict(commit=git_commit(), params=params or {}, versions=dict(python=platform.python_version(), **versions),
-                inputs={str(p): file_sha256(p) for p in inputs}, device=device_name(), seconds=seconds, **extra)
+                inputs={_named(p): file_sha256(p) for p in inputs}, device=device_name(), seconds=seconds, **extra)
+
+def _named(path) -> str:  # A file of the repository by its place there, which is the same on every machine
+    place, root = Path(path).absolute(), repo_root()
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else str(path)
 
 # %% ../nbs/0_base/00_core.ipynb #2a2c22e9
 class Progress:

@@ -50,6 +50,7 @@ def _is_mask(name: Path, stems: set) -> bool:
 
 def list_pictures(
     folder,  # Folder of pictures
+    masks: str = '',  # Folder of masks, whose files are no pictures where it lies inside
 ) -> list:  # Paths below the folder, sorted
     "The pictures of a folder and its subfolders."
     folder = Path(folder)
@@ -57,7 +58,8 @@ def list_pictures(
         f'There is no folder of images {folder}: give the folder of your pictures.')
     names = _files(folder, SUFFIXES, 'image')
     stems = {str(name.with_suffix('')) for name in names}
-    names = [name for name in names if not _is_mask(name, stems)]
+    apart = Path(masks).resolve() if masks else None
+    names = [name for name in names if not _is_mask(name, stems) and apart not in (folder/name).resolve().parents]
     packed = [path.name for path in folder.rglob('*') if path.suffix in ('.arrow', '.parquet', '.tar', '.zip')]
     inside = f' Its {_some(packed)} may hold them: write them out as files first.' if packed else ''
     if not names: raise ValueError(
@@ -202,10 +204,11 @@ def read_folder(
     images,  # Folder of pictures
     captions: str = '',  # List, see `listed_captions`, or folder of text files; beside or among the pictures when empty
     gaps: str = 'error',  # Pictures without caption, captions without picture, broken pictures: error or skip
+    masks: str = '',  # See `list_pictures`
 ) -> Coco:  # Without classes and instances; sizes are upright
     "Read captioned pictures."
     if gaps not in ('error', 'skip'): raise ValueError(f'gaps: expected error or skip, got {gaps!r}.')
-    folder, names = Path(images), list_pictures(images)
+    folder, names = Path(images), list_pictures(images, masks)
     texts, unmatched, files = _find_captions(folder, captions, names)
     sizes = _sizes(folder, [name for name in names if texts.get(name)])
     numbered = all(re.fullmatch(r'[0-9]{12}', name.stem) and len(name.parts) == 1 for name in names)
@@ -220,7 +223,8 @@ def read_folder(
         'images that cannot be read': [size for size in sizes.values() if isinstance(size, str)]}
     _tell(lost, folder, len(names), gaps)
     if not found: raise ValueError(f'{folder}: no image with a caption is left, write captions for them.')
-    _name_others(folder, {(folder/name).resolve() for name in names} | {p.resolve() for p in files})
+    given = set(Path(masks).rglob('*')) if masks else set()
+    _name_others(folder, {p.resolve() for p in {*(folder/name for name in names), *files, *given}})
     return Coco(tuple(found), (), folder, tuple(files))
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #7b6839e6

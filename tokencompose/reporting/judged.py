@@ -38,16 +38,20 @@ def judged_page(
     return _page(shown, list(zip(*rows.values())), size) if prompts else None
 
 # %% ../../nbs/7_tables/06_reporting.judged.ipynb #d471223b
+def _lines(said): return [line for sentence in said for line in sentence.split('; ')]  # one shortcoming a line
+
 def _page(places, prompts, size):
-    heights = [size + .14*max(len(row['said']) for row in asked) + (.3 if i else .5) for i, asked in enumerate(prompts)]
+    lines = [[_lines(row['said']) for row in asked] for asked in prompts]
+    heights = [size + .14*max(map(len, said)) + (.3 if i else .5) for i, said in enumerate(lines)]
     figure = plt.figure(figsize=(2.1*size*len(places), sum(heights)), layout='constrained')
     parts = np.ravel(figure.subfigures(len(prompts), 1, height_ratios=heights))
-    for part, asked in zip(parts, prompts):
+    for part, asked, said in zip(parts, prompts, lines):
         part.suptitle(asked[0]['text'], fontsize=8, x=.01, ha='left', weight='bold')
-        for ax, (run, place), row in zip(part.subplots(1, len(places), squeeze=False)[0], places.items(), asked):
+        axes = part.subplots(1, len(places), squeeze=False)[0]
+        for ax, (run, place), row, told in zip(axes, places.items(), asked, said):
             ax.imshow(Image.open(place/image_name(row['unique_id'], 0)))
             ax.set(xticks=[], yticks=[])
-            ax.set_xlabel('\n'.join(row['said']), fontsize=7)
+            ax.set_xlabel('\n'.join(told), fontsize=7)
             if part is parts[0]: ax.set_title(run_label(run), fontsize=8)
             for side in ax.spines.values(): side.set_visible(False)
     plt.close(figure)
