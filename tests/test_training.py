@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from diffusers.optimization import get_scheduler
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -57,7 +58,7 @@ def place(tmp_path_factory):
 def start(place, out, before=''):
     "Train in a process of its own; the return code."
     config = dict(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(out), resolution=64,
-                  steps=9, batch_size=2, lr=1e-3, token_loss_scale=1e-2, pixel_loss_scale=1e-3, checkpoint_every=3, log_every=1, ema=.9)
+                  steps=9, batch_size=2, lr=1e-3, token_loss_scale=1e-2, pixel_loss_scale=1e-3, checkpoint_every=3, log_every=1, ema=.9, averages=(.5,), lr_schedule='linear')
     code = f'import os, signal\n{before}\nfrom tokencompose.training import train, TrainConfig\ntrain(TrainConfig(**{config!r}))'
     return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True).returncode
 
@@ -71,10 +72,40 @@ def test_killed_runs_end_like_one_left_alone(place, tmp_path):
     assert list((tmp_path/'killed'/'checkpoints').glob('.tmp-*')), 'the kill left a half-saved checkpoint behind'
     assert start(place, tmp_path/'killed') == 0
     weights = 'pipeline/unet/diffusion_pytorch_model.safetensors'
-    assert file_sha256(tmp_path/'whole'/weights) == file_sha256(tmp_path/'killed'/weights)
+    for file in (weights, 'unet_ema-0.5/diffusion_pytorch_model.safetensors'):
+        assert file_sha256(tmp_path/'whole'/file) == file_sha256(tmp_path/'killed'/file)
     assert not list((tmp_path/'killed'/'checkpoints').glob('.tmp-*'))
     rows = [[{k: v for k, v in json.loads(line).items() if k != 'samples_per_second'} for line in (tmp_path/run/'metrics.jsonl').open()] for run in ('whole', 'killed')]
     assert rows[0] == rows[1], 'the log has every step once'
+
+
+def test_averages_and_a_falling_learning_rate(place, tmp_path):
+    "Averages are those of the checkpoints' weights, computed again; the learning rate is that of diffusers' linear schedule."
+    config = TrainConfig(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(tmp_path/'run'), resolution=64, steps=5, batch_size=2,
+                         lr=1e-2, token_loss_scale=0., pixel_loss_scale=0., checkpoint_every=1, keep_checkpoints=9, averages=(.3, .99), lr_schedule='linear')
+    train(config)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1e-2)
+    schedule, steps = get_scheduler('linear', optimizer, num_warmup_steps=0, num_training_steps=5), [tmp_path/'run'/'checkpoints'/f'step-{n:07d}' for n in range(1, 6)]
+    for folder in steps:
+        assert torch.load(folder/'optimizer.pt', weights_only=True)['param_groups'][0]['lr'] == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step(); schedule.step()
+    weights, name = [load_file(folder/'unet.safetensors') for folder in steps], 'diffusion_pytorch_model.safetensors'
+    last = load_file(tmp_path/'run'/'pipeline'/'unet'/name)
+    assert all(torch.equal(last[key], value) for key, value in weights[-1].items()), 'the pipeline has the last weights'
+    for decay in (.3, .99):
+        kept = load_file(tmp_path/'run'/f'unet_ema-{decay}'/name)
+        for key in ('conv_in.weight', 'conv_out.bias'):
+            average = weights[0][key]
+            for n, after in enumerate(weights[1:], 1):
+                keep = min(decay, (1 + n)/(10 + n))
+                average = keep*average + (1 - keep)*after[key]
+            assert torch.allclose(kept[key], average, atol=1e-7) and not torch.equal(kept[key], last[key])
+
+
+@pytest.mark.parametrize('changes, message', [(dict(lr_schedule='cosine'), "lr_schedule: expected constant or linear, got 'cosine'"), (dict(averages=(.9, 1.)), 'averages: a decay must lie between 0 and 1, got 1.0')])
+def test_recipes_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message): TrainConfig(data='', images='', out_dir='', model='', **changes)
 
 
 def test_second_kind_of_base_model(tmp_path):
@@ -157,7 +188,7 @@ def test_what_contradicts_a_folder_is_refused(place, tmp_path):
     with pytest.raises(ValueError, match='lr: 0.001, now 0.1'): train(dataclasses.replace(config, lr=.1))
     with pytest.raises(ValueError, match='has 2 updates already and steps=1 asks for fewer'): train(dataclasses.replace(config, steps=1))
     with pytest.raises(ValueError, match=r'trained by 1 process\(es\), now 2'):
-        load_checkpoint(newest_checkpoint(tmp_path/'run'/'checkpoints'), None, None, None, config, world=2)
+        load_checkpoint(newest_checkpoint(tmp_path/'run'/'checkpoints'), None, None, {}, config, world=2)
 
 
 def test_missing_folders_stop_before_anything_is_written(place, tmp_path):

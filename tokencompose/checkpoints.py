@@ -65,8 +65,8 @@ def newest_checkpoint(folder: Path) -> Path:  # None when there is none
     return next((c for c in reversed(checkpoints(folder)) if is_complete(c)), None)
 
 # %% ../nbs/1_method/07_checkpoints.ipynb #fe6001e0
-def load_checkpoint(checkpoint: Path, unet, optimizer, ema, config: TrainConfig, world: int = 1) -> int:  # Step
-    "Put a checkpoint's state into the live objects."
+def load_checkpoint(checkpoint: Path, unet, optimizer, averages: dict, config: TrainConfig, world: int = 1) -> int:
+    "Put a checkpoint's state into the live objects, moving averages by the names of their files; gives its step."
     state, folder = read_json(checkpoint/'state.json'), checkpoint.parent.parent
     refuse_changes(folder, state, config)
     if state['world'] != world: raise ValueError(
@@ -77,8 +77,8 @@ def load_checkpoint(checkpoint: Path, unet, optimizer, ema, config: TrainConfig,
         'choose another out_dir, or delete this one.')
     unet.load_state_dict(load_file(checkpoint/'unet.safetensors'))
     optimizer.load_state_dict(torch.load(checkpoint/'optimizer.pt', map_location='cpu', weights_only=True))
-    if ema is not None:
-        saved = load_file(checkpoint/'ema.safetensors').values()
+    for name, ema in averages.items():
+        saved = load_file(checkpoint/f'{name}.safetensors').values()
         ema.shadow_params = [p.to(s.device) for p, s in zip(saved, ema.shadow_params)]
         ema.optimization_step = state['step']
     return state['step']

@@ -52,6 +52,7 @@ class ProfileTraining(Settings):
     mixed_precision: str  # no, bf16 or fp16
     gradient_checkpointing: bool
     ema: float  # Decay of the moving average of the weights; none when 0, as in the paper
+    lr_schedule: str = 'constant'  # or linear, down to nothing after the last update
     seeds: tuple  # Training seeds of the tables
     mask_sources: tuple  # Masks that are trained on: automatic, and exact where the annotations' own are too
     checkpoint_every: int  # Updates between checkpoints

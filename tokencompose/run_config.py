@@ -32,7 +32,7 @@ class TrainConfig(Settings):
     steps: int = 24000  # Optimiser updates
     batch_size: int = 4  # Images a forward, a process
     accumulation: int = 1  # Forwards an update
-    lr: float = 5e-6  # Constant learning rate
+    lr: float = 5e-6  # Learning rate, at first where the schedule is not constant
     token_loss_scale: float = 1e-3  # Lambda
     pixel_loss_scale: float = 5e-5  # Gamma
     layers: tuple = ('mid', 'up')  # Supervised groups, see `resolve_layers`
@@ -43,7 +43,9 @@ class TrainConfig(Settings):
     max_grad_norm: float = 1.0
     mixed_precision: str = 'no'  # no, bf16 or fp16
     gradient_checkpointing: bool = False
+    lr_schedule: str = 'constant'  # or linear: down to nothing after the last update
     ema: float = 0.0  # Decay of the moving average that is exported; none when 0
+    averages: tuple = ()  # Decays of further moving averages, whose U-Nets are kept beside the pipeline
     seed: int = 0
     # what to keep and show; may change between a start and a resume
     checkpoint_every: int = 1000  # Updates between checkpoints
@@ -63,6 +65,11 @@ class TrainConfig(Settings):
         super().__post_init__()
         for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
+        known = ('constant', 'linear')
+        if self.lr_schedule not in known:
+            raise ValueError(f'lr_schedule: expected {" or ".join(known)}, got {self.lr_schedule!r}.')
+        bad = [decay for decay in self.averages if not 0 < decay < 1]
+        if bad: raise ValueError(f'averages: a decay must lie between 0 and 1, got {bad[0]}.')
         for name in ('lr', 'token_loss_scale', 'pixel_loss_scale', 'ema'):
             if getattr(self, name) < 0: raise ValueError(f'{name}: must not be negative, got {getattr(self, name)}.')
 
@@ -83,7 +90,8 @@ def digests_of(config: TrainConfig) -> dict:  # data, model
 
 def fixed_part(config: TrainConfig) -> dict:
     "The settings that must not change between a start and a resume."
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items() if k not in _FREE}
+    free = _FREE if config.lr_schedule == 'constant' else [name for name in _FREE if name != 'steps']
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items() if k not in free}
 
 def begun_with(config: TrainConfig) -> dict:  # config, digests
     "What a run keeps to be compared with when it goes on."
@@ -104,13 +112,15 @@ def _changed_rows(folder, config: TrainConfig) -> str:
     if not old: return 'other data, in which rows is not known'
     return f'rows {", ".join(said)}' if said else 'its rows are in another order'
 
+_DEFAULTS = dict(lr_schedule='constant', averages=[])  # of runs that were begun before there was a choice
+
 def changed_since(
     folder,  # Of the run
     old: dict,  # What it was `begun_with`
     config: TrainConfig,
 ) -> list:  # Sentences
     "Which settings, data or base model are others now, and would lead to another result."
-    known, settings = old.get('digests'), old['config']
+    known, settings = old.get('digests'), {**_DEFAULTS, **old['config']}
     own = {k: v for k, v in fixed_part(config).items() if k in settings and not (known and k in PLACES)}
     changed = differences(settings, own)
     if changed or not known: return changed
@@ -174,7 +184,9 @@ PARAMETERS = {  # name -> (default, help)
     'lr': (-1.0, 'learning rate'),
     'token_loss_scale': (-1.0, 'lambda'),
     'pixel_loss_scale': (-1.0, 'gamma'),
+    'lr_schedule': ('', 'constant or linear (down to nothing after the last update)'),
     'ema': (-1.0, 'decay of the moving average of the weights'),
+    'averages': ([], 'decays of further moving averages, whose U-Nets are kept beside the pipeline'),
     'weight_decay': (-1.0, 'of AdamW'),
     'max_grad_norm': (-1.0, 'norm to which gradients are clipped'),
     'layers': ([], 'supervised groups such as mid_4, up_8, up_16, the profile\'s (or the method\'s) own when empty'),
@@ -213,7 +225,7 @@ def config_of(
         raise ValueError(f'Two choices of layers, by method {method} and by layers {list(params["layers"])}: '
                          'leave one out.')
     places = ('data', 'images', 'masks', 'val_data', 'val_images', 'cache', 'out_dir')
-    changes = {name: params[name] for name in (*places, 'tensorboard', 'gradient_checkpointing') if params[name]}
+    changes = {name: params[name] for name in (*places, 'averages', 'tensorboard', 'gradient_checkpointing') if params[name]}
     changes |= {name: params[name] for name in ('keep_checkpoints', 'log_every') if params[name] >= 0}
     resized = profile.resolution != get_profile(profile.name).resolution
     if resized and not params['layers'] and not get_method(method).layers:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
-           'cached_dataset', 'make_batch', 'Run', 'update', 'train', 'check_launch', 'check_supervision', 'set_up',
-           'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save',
-           'finish', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
+           'cached_dataset', 'make_batch', 'Run', 'learning_rate', 'update', 'train', 'check_launch',
+           'check_supervision', 'set_up', 'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid',
+           'preview', 'bookkeep', 'save', 'finish', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line',
+           'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
 import argparse, contextlib, json, os, shutil, sys, time
@@ -144,7 +145,7 @@ class Run:
     model: torch.nn.Module  # The same, as `accelerate` prepared it
     scheduler: DDPMScheduler
     optimizer: object
-    ema: EMAModel  # Moving average of the weights, or None
+    averages: dict  # Name of its file -> moving average of the weights; `ema` is the one that is exported
     order: SampleOrder
     step: int = 0  # Updates done
     first: int = 0  # Updates done when this process began
@@ -166,6 +167,10 @@ class Run:
         return make_batch(self.data, self.order, places, self.pipe, self.config.seed, self.accelerator.device)
 
 # %% ../nbs/1_method/08_training.ipynb #69510707
+def learning_rate(config: TrainConfig, step: int) -> float:
+    "Of the update that follows `step` others."
+    return config.lr if config.lr_schedule == 'constant' else config.lr*(1 - step/config.steps)
+
 def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping
     "One update of the weights."
     config, accelerator = run.config, run.accelerator
@@ -176,9 +181,10 @@ def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping
             accelerator.backward(total_loss(*losses, config)/config.accumulation)
         if run.log: run.log.add(loss_row(*losses, config), run.images)
     norm = accelerator.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
+    for group in run.optimizer.param_groups: group['lr'] = learning_rate(config, run.step)
     run.optimizer.step()
     run.optimizer.zero_grad()
-    if run.ema is not None: run.ema.step(run.unet.parameters())
+    for average in run.averages.values(): average.step(run.unet.parameters())
     run.step += 1
     return norm
 
@@ -235,13 +241,15 @@ def set_up(config: TrainConfig, out: Path) -> Run:
     if config.gradient_checkpointing: unet.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8,
                                   weight_decay=config.weight_decay, fused=device.type in ('cuda', 'cpu'))
-    ema = EMAModel(unet.parameters(), decay=config.ema) if config.ema else None
+    decays = dict(ema=config.ema) if config.ema else {}
+    decays |= {f'ema-{decay}': decay for decay in config.averages}
+    averages = {name: EMAModel(unet.parameters(), decay=decay) for name, decay in decays.items()}
     newest = newest_checkpoint(out/'checkpoints')
-    step = load_checkpoint(newest, unet, optimizer, ema, config, accelerator.num_processes) if newest else 0
-    if ema is not None: ema.to(device)
+    step = load_checkpoint(newest, unet, optimizer, averages, config, accelerator.num_processes) if newest else 0
+    for average in averages.values(): average.to(device)
     model, optimizer = accelerator.prepare(unet, optimizer)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    return Run(config, begun, out, accelerator, pipe, data, held_out, unet, model, scheduler, optimizer, ema,
+    return Run(config, begun, out, accelerator, pipe, data, held_out, unet, model, scheduler, optimizer, averages,
                SampleOrder(len(data), config.seed), step, first=step, started=time.monotonic())
 
 # %% ../nbs/1_method/08_training.ipynb #163b9a54
@@ -352,7 +360,8 @@ def bookkeep(run: Run, norm: torch.Tensor, last: int):
 def save(run: Run):
     "A checkpoint of this moment."
     tensors = dict(unet=run.unet.state_dict())
-    if run.ema is not None: tensors['ema'] = {f'{i:06d}': p for i, p in enumerate(run.ema.shadow_params)}
+    for name, average in run.averages.items():
+        tensors[name] = {f'{i:06d}': p for i, p in enumerate(average.shadow_params)}
     optimizer = getattr(run.optimizer, 'optimizer', run.optimizer)
     state, keep = dict(run.begun, world=run.accelerator.num_processes), run.config.keep_checkpoints
     save_checkpoint(run.out/'checkpoints', run.step, tensors, optimizer.state_dict(), state, keep)
@@ -372,7 +381,12 @@ def finish(run: Run) -> dict:
 # %% ../nbs/1_method/08_training.ipynb #219d0c35
 def export(run: Run, result: dict):
     "The pipeline under a temporary name, renamed when whole, then the result."
-    if run.ema is not None: run.ema.copy_to(run.unet.parameters())
+    for decay in run.config.averages:
+        average = run.averages[f'ema-{decay}']
+        average.store(run.unet.parameters()); average.copy_to(run.unet.parameters())
+        run.unet.save_pretrained(run.out/f'unet_ema-{decay}', safe_serialization=True)
+        average.restore(run.unet.parameters())
+    if run.config.ema: run.averages['ema'].copy_to(run.unet.parameters())
     run.pipe.unet = run.unet.eval()
     temporary = run.out/'.pipeline.tmp'
     shutil.rmtree(temporary, ignore_errors=True); shutil.rmtree(run.out/'pipeline', ignore_errors=True)
