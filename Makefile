@@ -67,7 +67,7 @@ results: setup  # RESULTS.md and the table of README.md, from the committed reco
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: setup
 	$(BIN)/nbdev_install_hooks

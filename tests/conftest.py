@@ -21,6 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 BPE_FILE, BPE_SHA256 = 'bpe_simple_vocab_16e6.txt.gz', '924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a'
 
 
+LONG = ('test_dry_run', 'test_toy_runs', 'test_training', 'test_select_captions', 'test_graph', 'test_records')
+
+
+def pytest_collection_modifyitems(items):
+    "The long ones first: with `pytest -n 2 --no-loadscope-reorder` no process is left with one of them at the end."
+    items.sort(key=lambda item: not item.path.name.startswith(LONG))
+
+
 def build_clip_vocabulary(bpe_path, folder):
     """Rebuild the files that CLIP's tokenizer classes read, vocab.json and merges.txt, from OpenAI's list of merges."""
     from transformers.models.clip.tokenization_clip import bytes_to_unicode

@@ -6,6 +6,7 @@ import papermill as pm
 import pytest
 from conftest import ROOT
 from IPython.core.interactiveshell import InteractiveShell
+from nbformat.v4 import new_output
 from papermill.engines import Engine, papermill_engines
 from PIL import Image
 from traitlets.config import Config
@@ -22,7 +23,10 @@ class HereEngine(Engine):
         for index, cell in enumerate(nb_man.nb.cells):
             if cell.cell_type != 'code': continue
             nb_man.cell_start(cell, index)
-            shell.run_cell(cell.source, store_history=True).raise_error()
+            done = shell.run_cell(cell.source, store_history=True)
+            done.raise_error()
+            shown = shell.display_formatter.format(done.result, include={'text/html'})[0] if done.result is not None else {}
+            if shown: cell.outputs = [new_output('execute_result', shown)]
             nb_man.cell_complete(cell, cell_index=index)
 
 

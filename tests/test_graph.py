@@ -1,12 +1,12 @@
 "The graph of `make reproduce`: which commands it runs, that each is one its notebook understands, and that nothing runs twice."
 import re
 import shlex
-import subprocess
 import sys
 
 import papermill as pm
 import pytest
 from conftest import ROOT
+from processes import run_python, SNAKEMAKE
 
 from tokencompose.methods import rows, run_name, run_names
 from tokencompose.profiles import get_profile
@@ -17,9 +17,9 @@ FIGURES = 'figure2 table2 figure4'  # what `make reproduce` makes at quick
 
 def dry_run(profile, figures=FIGURES, check=True):
     "What the graph would run from nothing."
-    command = [sys.executable, '-m', 'snakemake', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}', f'figures={figures}']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=check)
-    return done.stdout + done.stderr
+    code, said = run_python(SNAKEMAKE, '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}', f'figures={figures}')
+    assert not check or code == 0, said
+    return said
 
 
 def planned(profile, figures=FIGURES): return [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', dry_run(profile, figures))]
@@ -141,9 +141,7 @@ def test_table_4_redraws_pictures_before_figure_4_shows_them():
 
 def test_one_row_of_a_table():
     def row(name, seed, figures='table2'):
-        command = [sys.executable, '-m', 'snakemake', 'row', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', 'profile=mini', f'figures={figures}', f'row={name}', f'seed={seed}']
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        return done.stdout + done.stderr
+        return run_python(SNAKEMAKE, 'row', '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', 'profile=mini', f'figures={figures}', f'row={name}', f'seed={seed}')[1]
     plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', row('token', 2))]
     assert [(g['method'], g['seed']) for n, _, g in plan if n == 'nbs/train.ipynb'] == [('token', '2')]
     judged = sorted(g.get('benchmark', g['metric']) for n, _, g in plan if n == 'nbs/evaluate.ipynb')
@@ -160,11 +158,10 @@ def test_what_a_record_holds_is_not_made_again(tmp_path):
             path = tmp_path/'runs'/'quick'/'results'/metric/f'taken-{run}'
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    command = [sys.executable, '-m', 'snakemake', '-s', str(ROOT/'Snakefile'), '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=quick', 'figures=table2']
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', done.stdout + done.stderr)]
+    said = run_python(SNAKEMAKE, '-s', ROOT/'Snakefile', '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=quick', 'figures=table2', cwd=tmp_path)[1]
+    plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', said)]
     made = {run_of(g) for n, _, g in plan if n in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb')}
-    assert made == set(run_names(['pixel', 'token', 'tokencompose'], (0,))), done.stderr[-500:]
+    assert made == set(run_names(['pixel', 'token', 'tokencompose'], (0,))), said[-500:]
     assert {g['method'] for n, _, g in plan if n == 'nbs/train.ipynb'} == {'pixel', 'token', 'tokencompose'}
 
 

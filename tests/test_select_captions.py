@@ -3,8 +3,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from processes import Started
 from safetensors.torch import load_file
 from transformers import CLIPTokenizerFast
 
@@ -185,8 +184,7 @@ captions.select_captions(out, read_coco(world, 'val2017'), *captions.load_clip(c
 
 def start(world, clip_folder, out, seconds=0., **environment):
     "Another process that chooses captions, slowed down by so many seconds an image."
-    command = [sys.executable, '-c', SCRIPT, str(world), str(clip_folder), str(out), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True)
+    return Started(SCRIPT, world, clip_folder, out, seconds, **environment)
 
 
 def test_twice_killed_and_shared(clip, clip_folder, world, tmp_path):
@@ -199,15 +197,15 @@ def test_twice_killed_and_shared(clip, clip_folder, world, tmp_path):
     killed, sharing = start(world, clip_folder, tmp_path/'killed', seconds=.3), [start(world, clip_folder, tmp_path/'shared', RANK=str(r), WORLD_SIZE='2') for r in range(2)]
     deadline = time.monotonic() + 300
     while len(list((tmp_path/'killed'/'.records').glob('*.json'))) < 3:
-        assert killed.poll() is None and time.monotonic() < deadline, killed.stderr.read() if killed.poll() is not None else 'too slow'
+        assert killed.running() and time.monotonic() < deadline, killed.output or 'too slow'
         time.sleep(.02)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path/'killed'/'captions.jsonl').exists()
     assert len(select_captions(tmp_path/'killed', coco, *clip, batch=2)) == 12
     assert (tmp_path/'killed'/'captions.jsonl').read_bytes() == expected
 
-    for process in sharing: assert process.communicate(timeout=300)[1] is not None and process.returncode == 0
+    for process in sharing: assert process.wait() == 0, process.output
     assert (tmp_path/'shared'/'captions.jsonl').read_bytes() == expected
 
 

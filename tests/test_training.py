@@ -3,14 +3,12 @@ import dataclasses
 import itertools
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from diffusers.optimization import get_scheduler
 from PIL import Image
+from processes import run_python
 from safetensors.torch import load_file
 
 from tokencompose.core import file_sha256, keyed_generator, SampleOrder
@@ -60,7 +58,7 @@ def start(place, out, before=''):
     config = dict(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(out), resolution=64,
                   steps=9, batch_size=2, lr=1e-3, token_loss_scale=1e-2, pixel_loss_scale=1e-3, checkpoint_every=3, log_every=1, ema=.9, averages=(.5,), lr_schedule='linear')
     code = f'import os, signal\n{before}\nfrom tokencompose.training import train, TrainConfig\ntrain(TrainConfig(**{config!r}))'
-    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True).returncode
+    return run_python(code)[0]
 
 
 def test_killed_runs_end_like_one_left_alone(place, tmp_path):
@@ -185,7 +183,7 @@ def test_images_of_half_the_size_that_the_unet_is_made_for(place, tmp_path):
 def test_what_contradicts_a_folder_is_refused(place, tmp_path):
     config = small(place, tmp_path/'run')
     train(config)
-    with pytest.raises(ValueError, match='lr: 0.001, now 0.1'): train(dataclasses.replace(config, lr=.1))
+    with pytest.raises(ValueError, match='lr: 0.001 there, 0.1 now'): train(dataclasses.replace(config, lr=.1))
     with pytest.raises(ValueError, match='has 2 updates already and steps=1 asks for fewer'): train(dataclasses.replace(config, steps=1))
     with pytest.raises(ValueError, match=r'trained by 1 process\(es\), now 2'):
         load_checkpoint(newest_checkpoint(tmp_path/'run'/'checkpoints'), None, None, {}, config, world=2)
