@@ -171,8 +171,6 @@ def run_folder(
     return f'{runs}/train/{method}{f"-{steps}steps" if steps else ""}-seed{seed}'
 
 # %% ../nbs/1_method/06_run_config.ipynb #73f6f30b
-_RUN = ('runs/<profile>/train/<method>-seed<seed> when empty '
-        '(<method>-<steps>steps-seed<seed> for other steps than the profile\'s)')
 PARAMETERS = {  # name -> (default, help)
     'profile': ('mini', 'mini, quick, mini_v, sd14 or sd21'),
     'method': ('tokencompose', 'a trained row of the table of methods: denoise, pixel, token, tokencompose, ...'),
@@ -210,7 +208,8 @@ PARAMETERS = {  # name -> (default, help)
     'val_images': ('', 'its images, data/<profile>/val2017 when empty'),
     'cache': ('', 'folder of encoded images and captions, data/cache (or what TOKENCOMPOSE_CACHE names) when empty'),
     'tensorboard': (False, 'also write TensorBoard events'),
-    'out_dir': ('', f'relative to the repository root, {_RUN}')}
+    'out_dir': ('', 'relative to the repository root, runs/<profile>/train/<method>-seed<seed> when empty '
+                '(<method>-<steps>steps-seed<seed> for other steps than the profile\'s)')}
 
 # %% ../nbs/1_method/06_run_config.ipynb #16bef8fa
 def config_of(
@@ -225,7 +224,8 @@ def config_of(
         raise ValueError(f'Two choices of layers, by method {method} and by layers {list(params["layers"])}: '
                          'leave one out.')
     places = ('data', 'images', 'masks', 'val_data', 'val_images', 'cache', 'out_dir')
-    changes = {name: params[name] for name in (*places, 'averages', 'tensorboard', 'gradient_checkpointing') if params[name]}
+    others = ('averages', 'tensorboard', 'gradient_checkpointing')
+    changes = {name: params[name] for name in (*places, *others) if params[name]}
     changes |= {name: params[name] for name in ('keep_checkpoints', 'log_every') if params[name] >= 0}
     resized = profile.resolution != get_profile(profile.name).resolution
     if resized and not params['layers'] and not get_method(method).layers:

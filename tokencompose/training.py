@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
-           'cached_dataset', 'make_batch', 'Run', 'learning_rate', 'update', 'train', 'check_launch',
+           'cached_dataset', 'make_batch', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
            'check_supervision', 'set_up', 'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid',
            'preview', 'bookkeep', 'save', 'finish', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line',
            'main']
@@ -167,7 +167,7 @@ class Run:
         return make_batch(self.data, self.order, places, self.pipe, self.config.seed, self.accelerator.device)
 
 # %% ../nbs/1_method/08_training.ipynb #69510707
-def learning_rate(config: TrainConfig, step: int) -> float:
+def scheduled_lr(config: TrainConfig, step: int) -> float:
     "Of the update that follows `step` others."
     return config.lr if config.lr_schedule == 'constant' else config.lr*(1 - step/config.steps)
 
@@ -181,7 +181,7 @@ def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping
             accelerator.backward(total_loss(*losses, config)/config.accumulation)
         if run.log: run.log.add(loss_row(*losses, config), run.images)
     norm = accelerator.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
-    for group in run.optimizer.param_groups: group['lr'] = learning_rate(config, run.step)
+    for group in run.optimizer.param_groups: group['lr'] = scheduled_lr(config, run.step)
     run.optimizer.step()
     run.optimizer.zero_grad()
     for average in run.averages.values(): average.step(run.unet.parameters())

@@ -70,6 +70,7 @@ def scores_frame(
     for name, own in scores.items():
         if name == baseline: continue
         def interval(measure):
-            return paired_interval(own[measure], scores[baseline][measure]) if baseline else bootstrap_interval(own[measure])
+            if not baseline: return bootstrap_interval(own[measure])
+            return paired_interval(own[measure], scores[baseline][measure])
         rows[name] = {(m, end): value for m in own for end, value in zip(('mean', 'low', 'high'), interval(m))}
     return pd.DataFrame(rows).T
