@@ -372,7 +372,7 @@ def test_masks_and_tokens_must_pair():
     masks = torch.ones(2, 8, 8, dtype=torch.bool)
     with pytest.raises(ValueError, match='one mask per noun'): pack_targets([masks], [[[1]]], [(2, 2)])
     with pytest.raises(ValueError, match='one of each'): pack_targets([masks], [], [(2, 2)])
-    with pytest.raises(ValueError, match='nothing to supervise'): pack_targets([masks], [[[1], [2]]], [])
+    with pytest.raises(ValueError, match='at least one size of maps'): pack_targets([masks], [[[1], [2]]], [])
 
 
 def random_sample(nouns, generator):

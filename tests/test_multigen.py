@@ -137,7 +137,7 @@ FOUR = ['cat', 'dog', 'tie', 'bus']
 def test_the_sentence():
     texts = [prompt_text(FOUR[:n]) for n in (1, 2, 3)]
     assert texts == ['a photo of a cat.', 'a photo of a cat and a dog.', 'a photo of a cat, a dog, and a tie.']
-    with pytest.raises(ValueError, match='at least one'): prompt_text([])
+    with pytest.raises(ValueError, match='expected one class or more'): prompt_text([])
 
 
 def test_drawn_prompts_are_numbered_even_and_seeded():

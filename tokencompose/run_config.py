@@ -218,12 +218,12 @@ def config_of(
     "A run, as a notebook or a command line asks for it."
     params, method = {**{name: default for name, (default, _) in PARAMETERS.items()}, **params}, params.get('method')
     method = method or PARAMETERS['method'][0]
-    known = {f.name for f in dataclasses.fields(Profile)} - {'seeds', 'gradient_checkpointing'}
+    places = ('data', 'images', 'masks', 'val_data', 'val_images', 'cache', 'out_dir')  # folders here, not numbers
+    known = {f.name for f in dataclasses.fields(Profile)} - {'seeds', 'gradient_checkpointing', *places}
     profile = get_profile(params['profile'], **{name: value for name, value in params.items() if name in known})
     if params['layers'] and get_method(method).layers:
         raise ValueError(f'Two choices of layers, by method {method} and by layers {list(params["layers"])}: '
                          'leave one out.')
-    places = ('data', 'images', 'masks', 'val_data', 'val_images', 'cache', 'out_dir')
     others = ('averages', 'tensorboard', 'gradient_checkpointing')
     changes = {name: params[name] for name in (*places, *others) if params[name]}
     changes |= {name: params[name] for name in ('keep_checkpoints', 'log_every') if params[name] >= 0}
