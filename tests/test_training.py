@@ -20,8 +20,8 @@ from tokencompose.models import load_pipeline, tiny_pipeline
 from tokencompose.profiles import get_profile
 from tokencompose.sampling import sample_images
 from tokencompose.checkpoints import load_checkpoint, newest_checkpoint
-from tokencompose.run_config import config_for, TrainConfig
-from tokencompose.training import train
+from tokencompose.run_config import config_for, config_of, TrainConfig
+from tokencompose.training import command_line, train
 
 KILL_AT_STEP = """
 import tokencompose.training as training
@@ -57,7 +57,7 @@ def start(place, out, before=''):
     "Train in a process of its own; the return code."
     config = dict(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(out), resolution=64,
                   steps=9, batch_size=2, lr=1e-3, token_loss_scale=1e-2, pixel_loss_scale=1e-3, checkpoint_every=3, log_every=1, ema=.9, averages=(.5,), lr_schedule='linear')
-    code = f'import os, signal\n{before}\nfrom tokencompose.training import train, TrainConfig\ntrain(TrainConfig(**{config!r}))'
+    code = f'import os, signal\n{before}\nfrom tokencompose.training import command_line, train, TrainConfig\ntrain(TrainConfig(**{config!r}))'
     return run_python(code)[0]
 
 
@@ -101,7 +101,13 @@ def test_averages_and_a_falling_learning_rate(place, tmp_path):
             assert torch.allclose(kept[key], average, atol=1e-7) and not torch.equal(kept[key], last[key])
 
 
-@pytest.mark.parametrize('changes, message', [(dict(lr_schedule='cosine'), "lr_schedule: expected constant or linear, got 'cosine'"), (dict(averages=(.9, 1.)), 'averages: a decay must lie between 0 and 1, got 1.0')])
+def test_averages_of_a_command_line():
+    given = vars(command_line().parse_args(['--averages', '0.9', '0.99']))
+    given.pop('encode_only')
+    assert config_of(given).averages == (.9, .99)
+
+
+@pytest.mark.parametrize('changes, message', [(dict(lr_schedule='cosine'), "lr_schedule: expected constant or linear, got 'cosine'"), (dict(averages=(.9, 1.)), r'averages: decays must lie between 0 and 1, got \[0.9, 1.0\]'), (dict(averages=('much',)), 'decays must lie between 0 and 1')])
 def test_recipes_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message): TrainConfig(data='', images='', out_dir='', model='', **changes)
 

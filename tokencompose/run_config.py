@@ -7,7 +7,7 @@ __all__ = ['PLACES', 'PARAMETERS', 'TrainConfig', 'digests_of', 'fixed_part', 'b
            'refuse_changes', 'config_for', 'run_folder', 'config_of', 'run_of', 'model_of']
 
 # %% ../nbs/1_method/06_run_config.ipynb #d4c4b191
-import dataclasses, difflib
+import dataclasses, difflib, math
 from dataclasses import dataclass
 from pathlib import Path
 from .core import differences, read_json, resolve, Settings, some_of
@@ -65,11 +65,13 @@ class TrainConfig(Settings):
         super().__post_init__()
         for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
-        known = ('constant', 'linear')
-        if self.lr_schedule not in known:
-            raise ValueError(f'lr_schedule: expected {" or ".join(known)}, got {self.lr_schedule!r}.')
-        bad = [decay for decay in self.averages if not 0 < decay < 1]
-        if bad: raise ValueError(f'averages: a decay must lie between 0 and 1, got {bad[0]}.')
+        if self.lr_schedule not in ('constant', 'linear'):
+            raise ValueError(f'lr_schedule: expected constant or linear, got {self.lr_schedule!r}.')
+        try: decays = tuple(map(float, self.averages))  # a command line gives text
+        except ValueError: decays = (math.nan,)
+        if not all(0 < decay < 1 for decay in decays):
+            raise ValueError(f'averages: decays must lie between 0 and 1, got {list(self.averages)}.')
+        object.__setattr__(self, 'averages', decays)
         for name in ('lr', 'token_loss_scale', 'pixel_loss_scale', 'ema'):
             if getattr(self, name) < 0: raise ValueError(f'{name}: must not be negative, got {getattr(self, name)}.')
 

@@ -81,6 +81,10 @@ def _encode(folder, kind, keys, encode, batch_size, shard, dtype, share, progres
         with atomic_path(folder/f'{kind}-{hash_of(part)}.safetensors') as temporary: save_file(entries, temporary)
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #37062fa4
+def _check_unmirrored(dataset):
+    if dataset.flip: raise ValueError('A cache holds each image once, unmirrored: '
+                                      f'set flip=0 instead of {dataset.flip}, or train without a cache.')
+
 def encode_cache(
     dataset: GroundingDataset,  # Data set, without mirroring
     vae,  # Frozen `AutoencoderKL`
@@ -93,9 +97,7 @@ def encode_cache(
     progress: bool = True,  # Show a bar
 ) -> Path:  # Folder of this pair of models, for `CachedDataset`
     "Encode all images and captions that are not in the cache yet."
-    if dataset.flip:
-        raise ValueError('A cache holds each image once, unmirrored: '
-                             f'set flip=0 instead of {dataset.flip}, or train without a cache.')
+    _check_unmirrored(dataset)
     folder = Path(cache_dir)/'-'.join([model_fingerprint(vae)[:16], model_fingerprint(text_encoder)[:16], dtype])
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -178,9 +180,7 @@ class CachedDataset:
         keep_smallest: bool = False,  # See `mask_targets`
         progress: bool = True,  # Show a bar while targets are computed
     ):
-        if dataset.flip:
-            raise ValueError('A cache holds each image once, unmirrored: '
-                             f'set flip=0 instead of {dataset.flip}, or train without a cache.')
+        _check_unmirrored(dataset)
         image_keys, text_keys = cache_keys(dataset)
         self.moments, self.moment_row = _gather(Path(folder), 'moments', image_keys)
         self.states, self.state_row = _gather(Path(folder), 'text', text_keys)

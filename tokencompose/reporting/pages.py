@@ -225,7 +225,7 @@ def vouched(
     path = resolve(records)/'studies'/'coverage.json'
     if not path.is_file(): return ''
     study = read_json(path)
-    held = f'{study["low"]:.0f} to {study["high"]:.0f} %'
+    held = f'{study["low"]:.1f} to {study["high"]:.1f} %'
     return (f'Intervals are over prompts and training seeds at once. In {len(study["cells"])} kinds of simulated '
             f'tables, {study["params"]["tables"]:,} of each, they hold the truth in {held} '
             '([coverage](nbs/8_studies/coverage.ipynb)).')
