@@ -73,6 +73,7 @@ class ProfileScoring(Settings):
     rounds: int  # Images a prompt
     sample_batch: int  # Images drawn side by side
     scheduler: str = 'ddim'  # Sampler: ddim, pndm or dpm
+    prompt_seed: int = 0  # Of MultiGen prompts that are drawn
     # the other benchmarks
     visor_prompts: int = 25280  # VISOR prompts, all of 80 classes; fewer cover pairs and relations evenly
     visor_rounds: int = 4  # Images a prompt
@@ -159,7 +160,7 @@ MINI = Profile(
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3,
     layers=('mid_4', 'up_8', 'up_16'), mixed_precision='no', gradient_checkpointing=False, ema=0.0,
     seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
-    inference_steps=25, guidance_scale=4.0, prompts=200, rounds=2, sample_batch=50,
+    inference_steps=25, guidance_scale=4.0, prompts=200, prompt_seed=7, rounds=2, sample_batch=50,
     visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip',
     inception='', latency_rounds=20, daam_pictures=60,
     compbench_prompts=40, compbench_rounds=2, published_noise=False, chunker='tokencompose/zoo/tagger',

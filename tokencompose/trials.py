@@ -19,15 +19,18 @@ from .stats import bootstrap_interval, paired_interval
 # %% ../nbs/8_studies/02_trials.ipynb #11e6a499
 def validation_prompts(
     settings: Profile,
-    count: int = 100,  # Of each list
+    count: int = 100,  # Drawn of each list; some fewer are left where the tables ask the others
     objects: int = 5,  # Things in a prompt
 ) -> dict:  # coco and ade20k -> rows as MultiGen's
     "Prompts of both class lists; another seed than the tables', and no set of classes that a table asks for."
+    def asked(classes, seed):
+        return [set(prompt_classes(row)) for row in draw_prompts(classes, settings.prompts, seed=seed)]
     lists = dict(coco=list(settings.coco_classes), ade20k=list(settings.ade_classes))
     def drawn(classes):
-        tested = [set(prompt_classes(row)) for row in draw_prompts(classes, settings.prompts, seed=0)]
-        banned = [pair for pair in held_out_pairs() if pair <= set(classes)] + tested
-        return draw_prompts(classes, count, seed=1, objects=objects, exclude=banned)
+        banned = [pair for pair in held_out_pairs() if pair <= set(classes)] + asked(classes, 0)
+        rows = draw_prompts(classes, count, seed=1, objects=objects, exclude=banned)
+        tested = asked(classes, settings.prompt_seed)  # left out afterwards: the other prompts stay as they are
+        return [row for row in rows if not any(own <= set(prompt_classes(row)) for own in tested)]
     return {name: drawn(classes) for name, classes in lists.items()}
 
 # %% ../nbs/8_studies/02_trials.ipynb #ec202fbd

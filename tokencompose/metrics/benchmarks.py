@@ -135,7 +135,7 @@ def _drawn_prompts(benchmark, settings, data, objects) -> list:
     if benchmark == 'compbench': return read_compbench(data/'compbench')
     if benchmark == 'geneval': return read_geneval(data/'geneval'/'evaluation_metadata.jsonl')
     classes = dict(multigen_coco=settings.coco_classes, multigen_ade20k=settings.ade_classes)[benchmark]
-    return draw_prompts(list(classes), settings.prompts, seed=0, objects=objects)
+    return draw_prompts(list(classes), settings.prompts, seed=settings.prompt_seed, objects=objects)
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #cec33b8e
 def held_out_sets(
