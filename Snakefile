@@ -15,10 +15,7 @@ TABLE1 = ['multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions', 'flickr3
 MULTIGEN = ['multigen_coco', 'multigen_ade20k']
 PROBES = ['grounding', 'daam', 'examples']  # measured on the model itself; no pictures are drawn from prompts
 
-def runs(shown, *kinds):
-    "The runs of a table's or figure's rows: a method for every training seed."
-    return run_names(P.methods(shown, *kinds), P.seeds)
-def scores(shown, metrics): return {(run, metric) for run in runs(shown) for metric in metrics}
+def scores(shown, metrics): return {(run, metric) for run in P.runs(shown) for metric in metrics}
 def can_draw(run, benchmark):
     "COCO's captions do not say which words are things, and some rivals must know; the paper has no number for them either."
     return not (benchmark == 'coco_captions' and METHODS[parse_run(run)[0]].needs_things)
@@ -173,7 +170,7 @@ rule evaluate_model:
     resources: gpu=1
     shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.asked}', metric='{wildcards.probe}')
 
-TIMED = [run for run in runs('table1') if run == parse_run(run)[0] or run == run_name('tokencompose', P.seeds[0])]
+TIMED = [run for run in P.runs('table1') if run == parse_run(run)[0] or run == run_name('tokencompose', P.seeds[0])]
 LATENCY = [made(run, 'latency') for run in TIMED]
 if not all(map(os.path.isfile, LATENCY)): LATENCY = [f'{RUNS}/results/latency/done']
 

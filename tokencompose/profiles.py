@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from .core import Settings
 from .data.classes import ADE20K_100, COCO_80, WORLD_ADE, WORLD_COCO
-from .methods import get_method, METHODS, relative_layers, rows
+from .methods import get_method, METHODS, relative_layers, rows, run_names
 
 # %% ../nbs/0_base/04_profiles.ipynb #1dc6b24a
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,7 @@ class ProfileTraining(Settings):
     ema: float  # Decay of the moving average of the weights; none when 0, as in the paper
     lr_schedule: str = 'constant'  # or linear, down to nothing after the last update
     seeds: tuple  # Training seeds of the tables
+    side_seeds: tuple = ()  # Those of rows beside the losses' (other layers, other masks); the same when empty
     mask_sources: tuple  # Masks that are trained on: automatic, and exact where the annotations' own are too
     checkpoint_every: int  # Updates between checkpoints
     sample_every: int  # Updates between sample grids and validation; never when 0
@@ -143,6 +144,22 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
     ) -> list:  # Names of methods, in the order of the rows
         "The rows of a table or figure that this profile makes."
         return [name for name in rows(shown, *kinds) if self._makes(METHODS[name])]
+
+    def seeds_of(
+        self,
+        method: str,
+    ) -> tuple:
+        "The training seeds of a method's row."
+        row = get_method(method)
+        return self.side_seeds or self.seeds if row.layers or row.masks != 'automatic' else self.seeds
+
+    def runs(
+        self,
+        shown: str,  # Table or figure
+        *kinds: str,  # As `methods`
+    ) -> list:  # Names of runs
+        "The runs behind a table's or figure's rows: a trained method for each of its training seeds."
+        return [run for method in self.methods(shown, *kinds) for run in run_names([method], self.seeds_of(method))]
 
     def _makes(self, method) -> bool:
         if method.masks not in self.mask_sources: return False
