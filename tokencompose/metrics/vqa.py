@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipImageProcessor
 from ..core import default_device, read_json
-from ..models import model_fingerprint, model_folder
+from ..model_files import model_folder
+from ..models import model_fingerprint
 from ..data.captions import image_features, load_clip, text_features
 from ..data.dataset import load_image
 from .detection import judge_pictures
