@@ -4,16 +4,16 @@
 # output: what a killed job had finished stays on disk and is used again.
 import os, shlex, sys
 from tokencompose.methods import METHODS, parse_run, run_name, run_names
+from tokencompose.metrics.benchmarks import judges, METRIC_BENCHMARKS
 from tokencompose.profiles import get_profile
 
 PROFILE = config.get('profile', 'quick')
 P = get_profile(PROFILE)
 DATA, RUNS = f'data/{PROFILE}', f'runs/{PROFILE}'
-METRIC = dict(multigen_coco='multigen', multigen_ade20k='multigen', visor='visor', coco_captions='fid', flickr30k='fid',
-              compbench='compbench', geneval='geneval')  # of each benchmark
-TABLE1 = ['multigen_coco', 'multigen_ade20k', 'visor', 'coco_captions', 'flickr30k']
-MULTIGEN = ['multigen_coco', 'multigen_ade20k']
-PROBES = ['grounding', 'daam', 'examples']  # measured on the model itself; no pictures are drawn from prompts
+METRIC = {benchmark: metric for metric, names in METRIC_BENCHMARKS.items() for benchmark in names if benchmark}
+MULTIGEN = METRIC_BENCHMARKS['multigen']
+TABLE1 = [*MULTIGEN, *METRIC_BENCHMARKS['visor'], *METRIC_BENCHMARKS['fid']]
+PROBES = [metric for metric in METRIC_BENCHMARKS if metric not in METRIC.values()]  # look at the model itself: nothing is drawn from prompts
 
 def scores(shown, metrics): return {(run, metric) for run in P.runs(shown) for metric in metrics}
 def can_draw(run, benchmark):
@@ -60,12 +60,6 @@ def papermill(log, given='', **params):
 def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
     return [path for part in ('unet/diffusion_pytorch_model.safetensors', 'model.safetensors') if os.path.isfile(path := f'{folder}/{part}')]
-
-def judges(benchmark):
-    "Models that look at the pictures of a benchmark."
-    if benchmark == 'compbench': return [P.vqa, P.clipscore, P.judge, P.chunker]
-    if benchmark == 'geneval': return [P.instances, P.segmenter, P.color_clip]
-    return [P.judge]
 
 def trained(w): return [f'{RUNS}/train/{w.run}/result.json'] if METHODS[parse_run(w.run)[0]].trained else []
 def asked(w):
@@ -153,7 +147,7 @@ rule sample:
 rule evaluate:
     input:
         'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json',
-        lambda w: [path for judge in judges(w.benchmark) for path in weights(judge)]
+        lambda w: [path for judge in judges(METRIC[w.benchmark], P) for path in weights(judge)]
     output: touch(f'{RUNS}/results/' + '{benchmark}/done-{run}')
     params: asked=asked, metric=lambda w: METRIC[w.benchmark]
     threads: 1

@@ -24,7 +24,8 @@ from tokencompose.data.world import captions_of, draw_scene, enumerate_words, re
 from tokencompose.data.world_files import write_world
 from tokencompose.metrics.benchmarks import read_benchmark
 from tokencompose.metrics.multigen import prompt_row
-from tokencompose.models import load_pipeline, model_digest, model_folder, new_scheduler, tiny_pipeline
+from tokencompose.model_files import model_digest, model_folder
+from tokencompose.models import load_pipeline, new_scheduler, tiny_pipeline
 from tokencompose.params import check_params, parameter_cell
 from tokencompose.profiles import get_profile
 from tokencompose.rivals.inputs import read_changes

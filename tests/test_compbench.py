@@ -25,7 +25,7 @@ from tokencompose.metrics.compbench import prompt_objects, prompt_questions, pro
 from tokencompose.metrics.compbench import simple_objects, SPATIAL_WORDS, spatial_score, three_in_one
 from tokencompose.metrics.detection import read_detections
 from tokencompose.metrics.jobs import EMPTY
-from tokencompose.metrics.vqa import answer_shares, ask_blip, compare, load_judge_clip, load_vqa, plain_question, question_tokens, tiny_vqa
+from tokencompose.metrics.vqa import answer_shares, ask_blip, compare, load_judge_clip, load_vqa, plain_question, question_ids, tiny_vqa
 from tokencompose.profiles import PROFILES
 from tokencompose.reporting.results import load_results
 
@@ -353,7 +353,7 @@ def test_the_published_special_tokens_in_the_real_vocabulary(tmp_path):
     vocabulary = (Path(package.submodule_search_locations[0])/'model'/'vocab.txt').read_text(encoding='utf-8').rstrip('\n').split('\n')
     blip = blip_of(tiny_vqa(tmp_path/'blip', vocabulary=vocabulary))
     assert blip.marks == dict(enc=30523, dec=30522, yes=2748, no=2053) and blip.model.config.text_config.vocab_size == 30524
-    ids, mask = question_tokens(blip, ['a green bench?', 'side?'])
+    ids, mask = question_ids(blip.model, blip.tokenizer, ['a green bench?', 'side?'])
     assert ids[0, :6].tolist() == [30523, 1037, 2665, 6847, 1029, 102] and mask.sum(1).tolist() == [6, 4] and ids.shape == (2, 35)
     picture = coarse_picture((32, 32))
     assert answer_shares(blip, [picture], [['a green bench?']])[0][0] == pytest.approx(stock_answers(blip, picture, 'a green bench?', 30523), abs=1e-5)
@@ -376,7 +376,7 @@ def test_neither_neighbours_nor_padding_change_an_answer(tiny):
 def test_questions_are_written_as_blip_learned_them(tiny):
     assert plain_question('The "Red" hat: (on top)!  ') == 'the red hat on top' and plain_question('a b c?', most=2) == 'a b'
     long = ' '.join(['cat']*60) + '?'
-    assert question_tokens(tiny, [long])[0].shape == (1, 35) and answer_shares(tiny, [coarse_picture((32, 32))], [[long]])
+    assert question_ids(tiny.model, tiny.tokenizer, [long])[0].shape == (1, 35) and answer_shares(tiny, [coarse_picture((32, 32))], [[long]])
 
 
 def test_another_side_than_the_models_own(tmp_path):

@@ -3,8 +3,9 @@ import pytest
 import torch
 from diffusers import PNDMScheduler
 
+from tokencompose.model_files import model_path
 from tokencompose.models import (build_tokenizer, load_pipeline, load_tokenizer, loud_pipeline, model_fingerprint,
-                                 model_path, new_sampler, new_scheduler, tiny_pipeline, tiny_unet, tokenize)
+                                 new_sampler, new_scheduler, tiny_pipeline, tiny_unet, tokenize)
 
 ZOO = 'tokencompose/zoo/sd'
 SECOND = dict(prediction_type='v_prediction', sample_size=20, heads=(1, 2, 4), linear_projection=True, pad_token='!')

@@ -9,8 +9,9 @@ from hypothesis import given, settings, strategies as st
 
 from tokencompose.core import keyed_rng
 from tokencompose.data.world import ATTRIBUTES, CLASSES, COLORS, draw_scene, held_out_attributes, own_colors, Scene, Thing
+from tokencompose.metrics.vqa import load_vqa, question_ids, yes_share
 from tokencompose.pretraining.blip import (answer_logits, ask, ASKED, attribute_rows, blip_answers, blip_table, blip_tokenizer, EXAM, exam_questions, new_blip,
-                                           question_ids, QUESTION_KINDS, QuestionPool, questions_of, yes_share, yes_shares)
+                                           QUESTION_KINDS, QuestionPool, questions_of, yes_shares)
 from tokencompose.pretraining.fit import scene_pool
 
 NAME = '|'.join(sorted(CLASSES, key=len, reverse=True))
@@ -154,11 +155,9 @@ def test_the_attribute_exam_asks_what_can_be_seen():
 
 @pytest.mark.skipif(not (ROOT/'tokencompose/zoo/blip').is_dir(), reason='the zoo has no BLIP yet')
 def test_the_one_of_the_zoo_is_small_and_good():
-    from transformers import BlipForQuestionAnswering, BlipProcessor
     folder = ROOT/'tokencompose'/'zoo'/'blip'
     assert (folder/'model.safetensors').stat().st_size <= 3e6
-    model = BlipForQuestionAnswering.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    tokenizer = BlipProcessor.from_pretrained(folder, local_files_only=True).tokenizer
-    answers = blip_answers(model, tokenizer, scene_pool(200, EXAM, 'zoo', distractors=.12))
+    blip = load_vqa(folder, device='cpu')
+    answers = blip_answers(blip.model, blip.tokenizer, scene_pool(200, EXAM, 'zoo', distractors=.12))
     table = blip_table(answers)
     assert table.loc[('all', 'all'), 'mean'] > .93 and all(table.loc[(kind, 'all'), 'mean'] > .87 for kind in QUESTION_KINDS)

@@ -15,7 +15,6 @@ import platform, re, subprocess, sys, threading, time
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-import torch
 
 # %% ../nbs/0_base/00_core.ipynb #176cb957
 def repo_root() -> Path:  # Folder that holds `settings.ini` and `nbs/`
@@ -38,8 +37,9 @@ def key_to_int(*key) -> int:  # 63-bit integer
     text = json.dumps([int(k) if isinstance(k, numbers.Integral) else str(k) for k in key])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'big') >> 1
 
-def keyed_generator(*key) -> torch.Generator:  # On the CPU
+def keyed_generator(*key):  # `torch.Generator` on the CPU
     "Torch generator that belongs to `key`."
+    import torch  # inside, since tables and statistics do without it
     return torch.Generator().manual_seed(key_to_int(*key))
 
 def keyed_rng(*key) -> np.random.Generator:  # For the parts that draw with numpy
@@ -49,8 +49,9 @@ def keyed_rng(*key) -> np.random.Generator:  # For the parts that draw with nump
 def keyed_randn(
     keys,  # One key (a tuple) per row of the result
     shape,  # Shape of one row
-) -> torch.Tensor:  # (len(keys), *shape), float32
+):  # `torch.Tensor`, (len(keys), *shape), float32
     "Standard normal noise, each row a function of its own key alone."
+    import torch
     return torch.stack([torch.randn(shape, generator=keyed_generator(*key)) for key in keys])
 
 # %% ../nbs/0_base/00_core.ipynb #d55e2f85
@@ -60,6 +61,7 @@ def epoch_order(
     epoch: int,  # Pass over the data, from 0
 ) -> list:  # Permutation of `range(size)`
     "The order of one pass: a pure function of seed and pass."
+    import torch
     return torch.randperm(size, generator=keyed_generator(seed, 'order', epoch)).tolist()
 
 class SampleOrder:
@@ -256,11 +258,13 @@ def git_commit() -> str:  # Hash, with "+changes" when the tree differs from it;
 
 def default_device() -> str:  # "cuda", "mps" or "cpu"
     "The fastest device that is here."
+    import torch
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 def device_name(device=None) -> str:  # Such as "cpu: AMD EPYC, 2 threads" or "cuda: NVIDIA H100"
     "The device in words."
+    import torch
     device = torch.device(device or default_device())
     if device.type == 'cuda': return f'cuda: {torch.cuda.get_device_name(device)}'
     try: model = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))

@@ -14,8 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
-import torch.nn.functional as F
 from pathlib import Path
 from PIL import Image
 from .core import atomic_path, read_json, write_json
@@ -57,7 +55,7 @@ def to_uint8(
 ) -> np.ndarray:  # (H, W, 3), uint8
     "Any image as red, green, blue bytes."
     if isinstance(image, Image.Image): return np.asarray(image.convert('RGB'))
-    if isinstance(image, torch.Tensor):
+    if hasattr(image, 'detach'):  # a tensor
         image = image.detach().cpu()
         image = image.float().numpy() if image.is_floating_point() else image.numpy()
     image = np.asarray(image)
@@ -140,22 +138,24 @@ def _wrap(text: str, inches: float) -> str:
 ATTENTION_CMAP = 'magma'  # the colours of attention, in every figure
 
 def heat_map(
-    attn_map: torch.Tensor,  # Attention of one word, (h, w)
+    attn_map,  # Attention of one word, (h, w)
     size: tuple,  # (height, width) of the image
-) -> torch.Tensor:  # (height, width) between 0 and 1
+):  # Tensor (height, width) between 0 and 1
     "One map, upsampled bilinearly and stretched to 0…1; a constant map gives zeros."
+    import torch  # inside, since most figures do without it
     attn_map = torch.as_tensor(attn_map).detach().cpu().float()
     if attn_map.ndim != 2:
         raise ValueError(f'Expected one map (h, w), got shape {tuple(attn_map.shape)}: average heads and layers first.')
     if not attn_map.isfinite().all(): raise ValueError('The attention map holds values that are not finite.')
-    attn_map = F.interpolate(attn_map[None, None], tuple(size), mode='bilinear', align_corners=False)[0, 0]
+    enlarge = torch.nn.functional.interpolate
+    attn_map = enlarge(attn_map[None, None], tuple(size), mode='bilinear', align_corners=False)[0, 0]
     low, high = attn_map.min(), attn_map.max()
     flat = high - low <= 1e-6*high.abs()
     return torch.zeros_like(attn_map) if flat else (attn_map - low)/(high - low)
 
 # %% ../nbs/0_base/06_plotting.ipynb #92f5f7e8
 def attention_colours(
-    attn_map: torch.Tensor,  # (h, w)
+    attn_map,  # Tensor (h, w)
     size: tuple = (64, 64),  # (height, width) of the picture
     cmap: str = ATTENTION_CMAP,
 ) -> np.ndarray:  # (height, width, 3) between 0 and 1
@@ -164,7 +164,7 @@ def attention_colours(
 
 def overlay_attention(
     image,  # As for `to_uint8`
-    attn_map: torch.Tensor,  # (h, w)
+    attn_map,  # Tensor (h, w)
     alpha: float = .65,  # Weight of the map; 1 for the map alone
     cmap: str = ATTENTION_CMAP,
     value_range: tuple = (0, 1),
@@ -181,6 +181,7 @@ def draw_outline(
     width: float = 1.,  # Of the line, in points
 ):
     "The border of a mask, visible on bright and dark; nothing for a mask that is empty or covers all."
+    import torch
     mask = torch.as_tensor(mask).cpu().float().numpy()
     if mask.min() == mask.max(): return
     line = ax.contour(mask, levels=[.5], colors=[colour], linewidths=width)

@@ -13,8 +13,7 @@ from pathlib import Path
 from .core import differences, read_json, resolve, Settings, some_of
 from .methods import get_method, METHODS, parse_run, relative_layers, run_name
 from .profiles import get_profile, Profile
-from .models import model_digest, model_folder
-from .data.dataset import dataset_digest, row_digests
+from .model_files import model_digest, model_folder
 
 # %% ../nbs/1_method/06_run_config.ipynb #48c695c5
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ PLACES = ('data', 'images', 'model', 'revision')  # compared by what they hold
 
 def digests_of(config: TrainConfig) -> dict:  # data, model
     "What the data set and the base model of a run hold, each in one number."
+    from tokencompose.data.dataset import dataset_digest  # inside, since it comes with torch and records do without
     data, images = resolve(config.data), resolve(config.images)
     masks = resolve(config.masks) if config.masks else None
     model = model_digest(str(model_folder(config.model, config.revision)))
@@ -102,6 +102,7 @@ def begun_with(config: TrainConfig) -> dict:  # config, digests
 # %% ../nbs/1_method/06_run_config.ipynb #388d99ff
 def rows_of(config: TrainConfig) -> dict:  # See `data.dataset.row_digests`
     "What each row of a run's data set holds."
+    from tokencompose.data.dataset import row_digests
     return row_digests(resolve(config.data), resolve(config.images), resolve(config.masks) if config.masks else None)
 
 def _changed_rows(folder, config: TrainConfig) -> str:

@@ -20,7 +20,8 @@ from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
 from .core import read_json, resolve, SampleOrder, write_json, write_jsonl
-from .models import load_pipeline, model_folder, new_sampler
+from .model_files import model_folder
+from .models import load_pipeline, new_sampler
 from .attention import CrossAttentionCapture, resolve_layers
 from .losses import column_losses
 from .data.dataset import GroundingDataset, supervision_text

@@ -18,7 +18,8 @@ from transformers import CLIPTokenizerFast, Owlv2Config, Owlv2ForObjectDetection
 from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
 from ..core import default_device, file_sha256, image_name, process_share, Progress, read_json, read_jsonl
 from ..core import write_json, write_jsonl
-from ..models import build_tokenizer, model_fingerprint, model_folder
+from ..model_files import model_folder
+from ..models import build_tokenizer, model_fingerprint
 from ..data.dataset import load_image
 from ..sampling import work_list
 from .multigen import prompt_classes

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['INCEPTION_SHA256', 'INCEPTION_URL', 'new_inception', 'Inception', 'ClipImages', 'load_extractor', 'prepared',
-           'file_features', 'coco_captions', 'flickr_captions', 'read_pairs', 'checked_pictures', 'protocol_text',
-           'frechet_result']
+           'file_features', 'coco_captions', 'flickr_captions', 'read_pairs', 'checked_pictures', 'frechet_result']
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #b4b9aabd
 from collections import Counter
@@ -291,17 +290,6 @@ def _protocol(extractor, paths, real, width: int, side: int, folds: int, kernel:
         picture_sizes=sorted({size(path) for path in paths}), distance='float64, eigenvalues, covariance with n - 1',
         interval=f'jackknife over {groups}', kernel=f'cubic polynomial, unbiased, {kernel}',
         left_out=surplus, more_pictures_than_features=len(paths) > width)
-
-def protocol_text(
-    notes: dict,  # From `frechet_result`
-) -> str:
-    "The protocol, a line for each point."
-    def words(value): return ', '.join(map(str, value)) if isinstance(value, list) else value
-    lines = [f'{key.replace("_", " ")}: {words(value)}' for key, value in notes.items()]
-    if not notes['more_pictures_than_features']:
-        lines.append('Caution: fewer pictures than features; the covariance is singular and the distance far too '
-                     'large. Compare with equal numbers only.')
-    return '\n'.join(lines)
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #8025fd3f
 def frechet_result(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['frechet_distance', 'Moments', 'distance_of', 'kernel_distance_of', 'kernel_distance', 'FrechetInterval',
-           'frechet_interval']
+           'frechet_interval', 'protocol_text']
 
 # %% ../../nbs/4_metrics/03_metrics.frechet.ipynb #46553318
 from typing import NamedTuple
@@ -143,3 +143,15 @@ def frechet_interval(
     firsts = [next(name for name in names if fold[name] == f) for f in range(count)]
     by_group = dict(zip(firsts, scores.tolist()))
     return FrechetInterval(value, max(0., value - 1.96*error), value + 1.96*error, error, by_group)
+
+# %% ../../nbs/4_metrics/03_metrics.frechet.ipynb #7c1d0e02
+def protocol_text(
+    notes: dict,  # Of a result, see `fid.frechet_result`
+) -> str:
+    "The protocol, a line for each point."
+    def words(value): return ', '.join(map(str, value)) if isinstance(value, list) else value
+    lines = [f'{key.replace("_", " ")}: {words(value)}' for key, value in notes.items()]
+    if not notes['more_pictures_than_features']:
+        lines.append('Caution: fewer pictures than features; the covariance is singular and the distance far too '
+                     'large. Compare with equal numbers only.')
+    return '\n'.join(lines)

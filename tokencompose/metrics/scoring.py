@@ -13,13 +13,15 @@ import torch
 from PIL import Image
 from ..core import default_device, resolve
 from ..plotting import attention_grid, image_grid
-from ..models import load_pipeline, model_folder
+from ..model_files import model_folder
+from ..models import load_pipeline
 from ..data.coco_gen import is_coco_gen, masked_pictures
 from .multigen import class_rates, found_array, mg_result, mg_split, mg_table, prompt_classes
 from .multigen import split_prompts
 from .visor import relation_rates, visor_outcomes, visor_result, visor_table
 from .detection import detect, load_judge
-from .fid import frechet_result, load_extractor, protocol_text
+from .frechet import protocol_text
+from .fid import frechet_result, load_extractor
 from .benchmarks import held_out_sets, METRIC_BENCHMARKS, reference_folder
 from .overlap import grounding_result, grounding_table
 from .grounding import probe, probe_maps

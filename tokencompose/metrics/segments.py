@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
 from ..core import default_device, read_json, resolve
-from ..models import model_fingerprint, model_folder
+from ..model_files import model_folder
+from ..models import model_fingerprint
 from ..data.classes import COCO_80
 from ..data.dataset import load_image
 from ..data.sam import load_segmenter, mask_boxes

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['QUESTION_KINDS', 'DECOYS', 'PATCH_KINDS', 'ASKED', 'EXAM', 'Question', 'ask', 'questions_of', 'blip_tokenizer',
-           'new_blip', 'blip_processor', 'start_from_clip', 'question_ids', 'read_answer', 'answer_logits', 'yes_share',
-           'yes_shares', 'patch_labels', 'new_heads', 'patch_loss', 'begin_reading', 'QuestionPool', 'look_loss_fn',
-           'blip_loss_fn', 'BlipRecipe', 'pretrain_blip', 'load_blip', 'exam_questions', 'blip_answers', 'blip_table',
-           'attribute_rows', 'attribute_exam']
+           'new_blip', 'blip_processor', 'start_from_clip', 'read_answer', 'answer_logits', 'yes_shares',
+           'patch_labels', 'new_heads', 'patch_loss', 'begin_reading', 'QuestionPool', 'look_loss_fn', 'blip_loss_fn',
+           'BlipRecipe', 'pretrain_blip', 'exam_questions', 'blip_answers', 'blip_table', 'attribute_rows',
+           'attribute_exam']
 
 # %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #74457fff
 import string, tempfile
@@ -26,6 +26,7 @@ from ..data.world import ATTRIBUTES, BACKGROUND_WORDS, CLASSES, held_out_attribu
 from ..data.world import RELATIONS, Scene, Thing
 from ..sampling import sample_images
 from ..metrics.detection import normalize
+from ..metrics.vqa import question_ids, Vqa, yes_share
 from .fit import autoencode, disturb, draw_pictures, fit, FitConfig, scene_pool, steps_done
 
 # %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #f34c8691
@@ -208,17 +209,6 @@ def start_from_clip(
     here.load_state_dict(weights)
 
 # %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #c294e8cb
-def question_ids(
-    model: BlipForQuestionAnswering, tokenizer,
-    texts: list,
-) -> tuple:  # ids and attention mask, (texts, positions of the model)
-    "Questions as the model reads them: `[ENC]` first, padded to full length."
-    marks = model.config.text_config
-    words = tokenizer(list(texts), padding='max_length', truncation=True, max_length=marks.max_position_embeddings,
-                      return_tensors='pt')
-    words.input_ids[:, 0] = marks.bos_token_id + 1
-    return words.input_ids, words.attention_mask
-
 def _by_length(decoder, begun, read, lengths) -> torch.Tensor:
     "The decoder, once for each length of a question."
     rows = [(lengths == n).nonzero().flatten() for n in lengths.unique()]
@@ -249,14 +239,6 @@ def answer_logits(
 ) -> torch.Tensor:  # (pictures*questions, steps, words)
     "What the decoder would write next."
     return read_answer(model, model.vision_model(pixels).last_hidden_state, *asked, **options)
-
-def yes_share(
-    logits: torch.Tensor,  # (..., words), of the first word of an answer
-    tokenizer,
-) -> torch.Tensor:  # (...,) between 0 and 1
-    "P(yes)/(P(yes) + P(no))."
-    yes, no = tokenizer.convert_tokens_to_ids(['yes', 'no'])
-    return (logits[..., yes] - logits[..., no]).sigmoid()
 
 # %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #d04da7e7
 @torch.no_grad()
@@ -419,18 +401,6 @@ def pretrain_blip(
     fitted = fit(dict(model=model, heads=heads), loss, reading, out/'blip.pt', 'blip')
     return fitted['model'], blip_processor(tokenizer)
 
-# %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #2823d5de
-def load_blip(
-    folder: Path,  # Written by `save_zoo`
-) -> tuple:  # BlipForQuestionAnswering in float32 and evaluation mode, BlipProcessor
-    "The small BLIP of a folder."
-    if not (Path(folder)/'config.json').is_file():
-        raise FileNotFoundError(f'{folder} holds no BLIP: make it with nbs/6_pretraining/pretrain_blip.ipynb.')
-    model = BlipForQuestionAnswering.from_pretrained(folder, dtype=torch.float32, use_safetensors=True,
-                                                     local_files_only=True)
-    processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-    return model.to(default_device()).eval().requires_grad_(False), processor
-
 # %% ../../nbs/6_pretraining/08_pretraining.blip.ipynb #437aa95e
 EXAM = Mixture(counts=(.3, .35, .2, .1, .05), together=.2, attributes=.6, kinds=('color', 'texture', 'plate'),
                second=.1)
@@ -488,13 +458,13 @@ def attribute_rows(
     phrases = [Thing(name, (), **{kind: value}).phrase() for value, name in chosen]
     return [dict(unique_id=i, text=f'a photo of {phrase}.', phrase=phrase) for i, phrase in enumerate(phrases)]
 
-def _seen(processor, folder, rows, rounds: int) -> torch.Tensor:  # normalised pixels, prompt by prompt
+def _seen(vqa, folder, rows, rounds: int) -> torch.Tensor:  # normalised pixels, prompt by prompt
     images = [Image.open(folder/image_name(row['unique_id'], r)) for row in rows for r in range(rounds)]
-    return processor.image_processor(images, return_tensors='pt').pixel_values
+    return vqa.images(images, return_tensors='pt').pixel_values
 
 def attribute_exam(
     pipe,  # `StableDiffusionPipeline`
-    model, processor,  # The small BLIP
+    vqa: Vqa,  # The small BLIP
     profile,  # Sampler settings
     out: Path,  # Receives the pictures
     pictures: int = 100,  # At least so many for each row of the table
@@ -507,7 +477,7 @@ def attribute_exam(
             rounds, folder = -(-pictures//len(asked)), Path(out)/f'{kind}-{pairs.replace(" ", "-")}'
             sample_images(pipe, asked, rounds, folder, profile.sample_batch, **sampler)
             texts = [[f'{row["phrase"]}?'] for row in asked for _ in range(rounds)]
-            shares = yes_shares(model, processor.tokenizer, _seen(processor, folder, asked, rounds), texts)
+            shares = yes_shares(vqa.model, vqa.tokenizer, _seen(vqa, folder, asked, rounds), texts)
             found = (np.array(shares) > .5).reshape(len(asked), rounds).mean(1)
             interval = bootstrap_interval(100*found, bounds=(0, 100))
             rows.append(dict(kind=kind, pairs=pairs, **interval._asdict(), prompts=len(asked)))

@@ -13,9 +13,10 @@ from fastcore.script import call_parse
 from ..core import atomic_path, files_hash, hash_of, read_json, repo_root, resolve, some_of, write_text
 from ..methods import METHODS, parse_run, result_file, run_name
 from ..profiles import get_profile, Profile
-from ..models import model_digest
+from ..model_files import model_digest
 from ..run_config import changed_since, config_for, fixed_part, PLACES, run_folder
-from ..metrics.benchmarks import benchmark_prompts, for_benchmark, METRIC_BENCHMARKS, result_key
+from ..metrics.benchmarks import benchmark_prompts, for_benchmark, is_model, METRIC_BENCHMARKS, result_key
+from ..metrics.benchmarks import SEEN_BY
 from .results import load_results, result_path
 
 # %% ../../nbs/7_tables/03_reporting.records.ipynb #c2fb1334
@@ -54,22 +55,16 @@ def _asked(settings, metric, benchmark, data):
     rows = benchmark_prompts(benchmark, own, data)
     return [recipe_of(settings), own.rounds, [(row['unique_id'], row['text']) for row in rows]]
 
-_SEEN_BY = dict(  # fields of the profile; a model has its revision beside it
-    compbench=('vqa', 'clipscore', 'judge', 'chunker', 'vqa_side', 'judge_threshold', 'spatial_rules',
-               'published_noise'),
-    geneval=('instances', 'segmenter', 'color_clip', 'instances_threshold', 'counting_threshold'))
-
 def _seen_by(settings, name):
     "A field; a model by what is in it."
     value = getattr(settings, name)
-    is_model = hasattr(settings, f'{name}_revision') or name in ('chunker', 'segmenter')
-    return model_digest(value, getattr(settings, f'{name}_revision', '')) if is_model else value
+    return model_digest(value, getattr(settings, f'{name}_revision', '')) if is_model(settings, name) else value
 
 def _judge(settings, metric):
     detector = settings.judge, settings.judge_revision
     if metric == 'visor' and settings.visor_judge: detector = settings.visor_judge, settings.visor_judge_revision
     if metric in ('multigen', 'visor'): return [model_digest(*detector), settings.judge_threshold]
-    if metric in _SEEN_BY: return [_seen_by(settings, name) for name in _SEEN_BY[metric]]
+    if metric in SEEN_BY: return [_seen_by(settings, name) for name in SEEN_BY[metric]]
     if metric != 'fid': return []
     clip = settings.extractor == 'clip'
     return model_digest(settings.clip, settings.clip_revision) if clip else model_digest(settings.inception)
