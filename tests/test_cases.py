@@ -267,7 +267,7 @@ def test_prompts_of_other_benchmarks(tmp_path, name, content, texts):
     rows = read_benchmark('multigen_coco', tmp_path/name, classes=False)
     assert [row['text'] for row in rows] == texts and [row['unique_id'] for row in rows] == [0, 1]
     if name != 'prompts.jsonl':
-        with pytest.raises(ValueError, match='it names no classes .*nothing to count'): read_benchmark('multigen_coco', tmp_path/name)
+        with pytest.raises(ValueError, match='it names no classes to count'): read_benchmark('multigen_coco', tmp_path/name)
 
 
 def test_prompts_that_say_nothing(tmp_path):
@@ -311,7 +311,7 @@ def test_instances_of_coco_for_ones_own_pictures(tmp_path, capsys):
     things = [dict(cat, id=1, segmentation=square), dict(cat, id=2, segmentation=[[40, 40, 60, 40, 60, 60]]), dict(cat, id=3, segmentation=[[1, 1, 2, 2]]), dict(id=4, image_id=2, category_id=3, segmentation=square)]
     images = [dict(id=1, file_name='somewhere/a/photo0.png', height=64., width=64.), dict(id=2, file_name='photo1.png', height=32, width=32)]
     write_json(tmp_path/'instances.json', dict(images=images, annotations=things, categories=[dict(id=3, name='cat')]))
-    counts = build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), tmp_path/'instances.json')
+    counts = build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), str(tmp_path/'instances.json'))
     row, = read_jsonl(tmp_path/'set'/'metadata.jsonl')
     assert row['attn_list'][0][0] == 'cats' and 900 < load_mask(tmp_path/'set'/row['attn_list'][0][1]).sum() < 1200 and counts['images_without_mask'] == 1
     assert '1 odd records are left out' in (said := capsys.readouterr().out) and 'another size: masks of 1 (a/photo1.png)' in said

@@ -143,7 +143,7 @@ def listed_images(
 # %% ../../nbs/2_data/02_data.coco.ipynb #7638b1ad
 def _chosen(images: dict, names, list_path: str, path) -> set:
     "Ids of the images to read."
-    if not images: raise ValueError(f'{path} holds no images: the data set is empty.')
+    if not images: raise ValueError(f'{path} holds no images: give a file that lists some.')
     if names is None: return set(images)
     ids = {image['file_name']: i for i, image in images.items()}
     missing = [name for name in names if name not in ids]
@@ -494,7 +494,9 @@ def write_rows(
         dropped += not row
         bar.update()
         if len(rows) == max_rows > 0: break
-    if not rows: raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on.')
+    if not rows:
+        raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on. '
+                         'Give captions that name things which have masks.')
     _finish_rows(folder, rows, done, keys)
     return rows, dropped
 

@@ -208,7 +208,8 @@ def coco_captions(
                 for note in data['annotations']]
         rows = sorted(rows, key=lambda row: row['unique_id'])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is not a caption file of COCO ({type(error).__name__}: {error}).') from None
+        raise ValueError(f'{path} is not a caption file of COCO ({type(error).__name__}: {error}): '
+                         'give captions_val2017.json, or a file of its form.') from None
     return _drawn([row for row in rows if row['text']], count, seed, path, 'captions')
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #dfd9d566

@@ -74,7 +74,7 @@ def draw_prompts(
     if count > len(sets):
         outside = ' outside the excluded ones' if banned else ''
         raise ValueError(f'{count} prompts of {objects} out of {len(classes)} classes were asked for, '
-                         f'but only {len(sets)} distinct sets exist{outside}.')
+                         f'but only {len(sets)} distinct sets exist{outside}: ask for fewer.')
     return [prompt_row(i, list(names)) for i, names in enumerate(sets[:count])]
 
 def _check_classes(classes, objects, exclude):
@@ -91,7 +91,7 @@ def _check_classes(classes, objects, exclude):
 def prompt_problem(row) -> str:
     "What is wrong with a prompt row, \"\" if nothing."
     if not isinstance(row, dict): return f'expected an object, got {type(row).__name__}'
-    if 'num_objects' not in row: return 'it names no classes (num_objects, obj_1_attributes, ...): nothing to count'
+    if 'num_objects' not in row: return 'it names no classes to count: add num_objects, obj_1_attributes and so on'
     for key, kind in (('unique_id', int), ('num_objects', int), ('text', str)):
         if type(row.get(key)) is not kind:
             return f'{key} should be {"a number" if kind is int else "a text"}, got {row.get(key)!r}'
@@ -102,9 +102,9 @@ def prompt_problem(row) -> str:
     for key in expected:
         if not _is_one_name(row[key]): return f'{key} should be a list of one class name, got {row[key]!r}'
     names = prompt_classes(row)
-    if len(set(names)) < len(names): return f'a class is asked for twice ({", ".join(names)})'
+    if len(set(names)) < len(names): return f'a class is asked for twice ({", ".join(names)}), name each once'
     absent = [name for name in names if name not in row['text']]
-    return f'the text does not name {", ".join(absent)}' if absent else ''
+    return f'the text does not name {", ".join(absent)}, correct one of the two' if absent else ''
 
 def _is_one_name(value) -> bool:
     return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and bool(value[0])
