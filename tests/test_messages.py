@@ -10,7 +10,7 @@ SAID = r'\b(allowed|did you mean|expected|known are|must|needs?|not one of|shoul
 VERBS = ('add|annotate|apply|ask|call|check|choose|close|compare|convert|copy|correct|delete|draw|encode|fetch|give|install|judge|keep|leave|load|lower|make|move|name|pack|pad|pass|pip install|point|put|'
          'rename|repair|replace|run|save|say|score|set|start|take|train|unset|use|wait|write')
 REMEDY = re.compile(rf'{SAID}|(^|[:;,.(] |\b(or|and|so|then|first) )`?({VERBS})\b', re.I)  # an imperative begins a clause: "the class name" asks for nothing
-HANDED_ON = re.compile(r'\{(self\.)?(remedy|hint|wanted|problem|reason|error|holds|_one_file\(folder\)|_meant\(.*\)|_closest\(.*\))\}')
+HANDED_ON = re.compile(r'\{(self\.)?(remedy|hint|advice|wanted|problem|reason|error|holds|_one_file\(folder\)|_meant\(.*\)|_closest\(.*\))\}')
 
 
 def said(node, known) -> str:

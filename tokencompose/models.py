@@ -55,13 +55,16 @@ _PARTS = ('unet', 'vae', 'text_encoder')
 def _check_kind(folder: Path):
     "Refuse what is no Stable Diffusion 1 or 2."
     if not (folder/'model_index.json').is_file():
+        below = sorted(path.parent for i in (1, 2) for path in folder.glob('*/'*i + 'model_index.json'))
         raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): '
-                                'point `model` at a folder written by save_pretrained.')
+                                'point `model` at a folder written by save_pretrained'
+                                f'{f", such as {below[0]}" if below else ""}.')
     index, wanted = read_json(folder/'model_index.json'), 'Stable Diffusion 1 or 2 for text to image is wanted'
     kind = f'{folder} is a {index.get("_class_name", "model of no known class")}'
     lost = [part for part in (*_PARTS, 'tokenizer', 'scheduler') if not (folder/part).is_dir()]
     lost = lost or [f'{part}/config.json' for part in _PARTS if not (folder/part/'config.json').is_file()]
-    if lost: raise ValueError(f'{kind} without {", ".join(lost)}: {wanted}.')
+    remedy = 'fetch or copy it whole' if index.get('_class_name') == 'StableDiffusionPipeline' else wanted
+    if lost: raise ValueError(f'{kind} without {", ".join(lost)}: {remedy}.')
     others = [part for part in ('text_encoder_2', 'prior', 'transformer') if (folder/part).is_dir()]
     if others: raise ValueError(f'{kind} with a {", ".join(others)}: {wanted}.')
     unet = read_json(folder/'unet'/'config.json')
@@ -98,8 +101,11 @@ def load_pipeline(
     _check_kind(folder)
     options, _ = _weights_of(folder)
     disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
-                                                   safety_checker=None, requires_safety_checker=False)
+    try: pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
+                                                        safety_checker=None, requires_safety_checker=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:300].rstrip('.')
+        raise ValueError(f'The pipeline {folder} cannot be loaded ({reason}): fetch or make it again.') from None
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)
     return pipe.to(device or default_device())

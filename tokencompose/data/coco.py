@@ -102,7 +102,11 @@ def read_annotations(path, kinds: dict) -> dict:
     if not path.is_file():
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the file of COCO there'
         raise FileNotFoundError(f'There is no {path}: {remedy}.')
-    return checked_item(read_json(path), kinds, str(path))
+    whole = read_json(path)
+    lacking = [key for key in kinds if isinstance(whole, dict) and key not in whole]
+    if lacking: raise ValueError(f"{path} has no {' and no '.join(lacking)}, which files of COCO's form have: "
+                                 'give another file, or save this one in that form.')
+    return checked_item(whole, kinds, str(path))
 
 def _grouped(items: list, kinds: dict, images: dict, chosen: set, where: str, odd: list) -> dict:
     "Annotations of the chosen images by image id, lowest id first."

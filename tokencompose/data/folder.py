@@ -250,8 +250,10 @@ def _sizes(folder: Path, names: list) -> dict:
 def _tell(lost: dict, folder: Path, total: int, gaps: str):
     "Raise or print what is left out, with the first few of each kind."
     parts = '; '.join(f'{what}: {_some(items)}' for what, items in lost.items() if items)
-    if parts and gaps == 'error':
-        raise ValueError(f'{folder} has {total} images; {parts}. Repair them, or leave them out with gaps "skip".')
+    advice = 'Repair them, or leave them out with gaps "skip".'
+    if len(lost['images without a caption']) == total:
+        advice = 'Write captions beside the images (a .txt for each), or give a list of them (-p captions FILE).'
+    if parts and gaps == 'error': raise ValueError(f'{folder} has {total} images; {parts}. {advice}')
     if parts: print(f'{folder.name} has {total} images; left out: {parts}.')
 
 def _name_others(folder: Path, used: set):
@@ -400,7 +402,10 @@ def build_annotated(
     keep_empty: bool = False,  # Keep rows in which no noun has a mask
 ) -> dict:  # Counts, see `count_rows`
     "Write the data set of annotated masks, of the classes that a caption names."
-    found, classes = read_instances(Path(path))
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(
+        f"There is no file of masks {path}: give a .json of COCO's instances, a folder of masks, or alpha.")
+    found, classes = read_instances(path)
     named, _ = _matched(found, [Path(image.file_name) for image in coco.images], path)
     images, other = [], []
     for image in coco.images:

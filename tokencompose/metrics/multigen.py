@@ -9,7 +9,7 @@ __all__ = ['ADE20K_UNSEEN', 'prompt_text', 'prompt_row', 'prompt_classes', 'draw
            'mg_result']
 
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #f01e8c6a
-import itertools, json, math
+import csv, io, itertools, json, math
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -112,14 +112,21 @@ def _is_one_name(value) -> bool:
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #b21f98fb
 _PROMPT_KEYS = ('text', 'prompt', 'Prompt', 'caption')
 
+def _prompt_table(path) -> list:  # Pairs (row, where it stands)
+    "The rows of a table with a header, such as that of PartiPrompts."
+    text = read_text(path)
+    between = max('\t;|,', key=text.partition('\n')[0].count)
+    return [(row, f'{path}, row {n}') for n, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=between), 2)]
+
 def prompt_rows(
-    path,  # JSON array or JSON lines of rows or texts; or a .txt with one prompt a line
+    path,  # JSON array or JSON lines of rows or texts; a .txt with one prompt a line; or a .csv or .tsv with a header
 ) -> list:  # Pairs (row with unique_id and text, where it stands)
     "The prompts of a file in any form that is in use; ids are numbers from 0 where the file has none."
+    if not Path(path).is_file(): raise FileNotFoundError(f'There is no file of prompts {path}: name one that exists.')
     if Path(path).suffix == '.txt':
         lines = [line.strip() for line in read_text(path).splitlines()]
         found = [(line, f'{path}, line {n}') for n, line in enumerate(lines, 1) if line]
-    else: found = json_rows(path)
+    else: found = _prompt_table(path) if Path(path).suffix in ('.csv', '.tsv') else json_rows(path)
     rows = []
     for n, (row, where) in enumerate(found):
         row = dict(text=row) if isinstance(row, str) else row
@@ -137,7 +144,7 @@ def read_prompts(
 ) -> list:  # The rows
     "Read and check a prompt file."
     rows = prompt_rows(path)
-    if not rows: raise ValueError(f'{path}: expected a list of prompts.')
+    if not rows: raise ValueError(f'{path} holds no prompt: write some into it.')
     for row, where in rows:
         problem = prompt_problem(row) if classes or 'num_objects' in row else ''
         if problem: raise ValueError(f'{where}: {problem}.')
