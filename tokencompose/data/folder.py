@@ -362,6 +362,7 @@ def _united(one, other, size) -> torch.Tensor:
     def fit(mask): return F.interpolate(mask[None, None].float(), size, mode='nearest')[0, 0].bool()
     return one | other if one.shape == other.shape else fit(one) | fit(other)
 
+# %% ../../nbs/2_data/12_data.folder.ipynb #c41f7a02
 def _grounded(image: CocoImage, pairs: list, lost: list) -> Grounded:
     "The caption that says most of what the masks show, with the masks of its nouns united."
     def places(caption):

@@ -118,6 +118,7 @@ def _prompt_table(path) -> list:  # Pairs (row, where it stands)
     between = max('\t;|,', key=text.partition('\n')[0].count)
     return [(row, f'{path}, row {n}') for n, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=between), 2)]
 
+# %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #c41f7a03
 def prompt_rows(
     path,  # JSON array or JSON lines of rows or texts; a .txt with one prompt a line; or a .csv or .tsv with a header
 ) -> list:  # Pairs (row with unique_id and text, where it stands)
