@@ -151,7 +151,7 @@ def test_broken_json(tmp_path, scenes):
 
 def test_empty_data_set(tmp_path, scenes):
     rewrite(scenes/'annotations'/'captions_train2017.json', images=[], annotations=[])
-    with pytest.raises(ValueError, match='holds no images: the data set is empty'): run(BUILD, tmp_path, source=str(scenes))
+    with pytest.raises(ValueError, match='holds no images: give a file'): run(BUILD, tmp_path, source=str(scenes))
 
 
 def test_nothing_with_a_mask(tmp_path, scenes):

@@ -23,6 +23,7 @@ from tokencompose.data.tagging import load_tagger, noun_records, NOUN_RULES, rea
 from tokencompose.data.world import captions_of, draw_scene, enumerate_words, render
 from tokencompose.data.world_files import write_world
 from tokencompose.metrics.benchmarks import read_benchmark
+from tokencompose.metrics.fid import checked_pictures
 from tokencompose.metrics.multigen import prompt_row
 from tokencompose.model_files import model_digest, model_folder
 from tokencompose.models import load_pipeline, new_scheduler, tiny_pipeline
@@ -268,7 +269,7 @@ def test_prompts_of_other_benchmarks(tmp_path, name, content, texts):
     rows = read_benchmark('multigen_coco', tmp_path/name, classes=False)
     assert [row['text'] for row in rows] == texts and [row['unique_id'] for row in rows] == [0, 1]
     if name != 'prompts.jsonl':
-        with pytest.raises(ValueError, match='it names no classes .*nothing to count'): read_benchmark('multigen_coco', tmp_path/name)
+        with pytest.raises(ValueError, match='it names no classes to count'): read_benchmark('multigen_coco', tmp_path/name)
 
 
 def test_prompts_that_say_nothing(tmp_path):
@@ -312,7 +313,7 @@ def test_instances_of_coco_for_ones_own_pictures(tmp_path, capsys):
     things = [dict(cat, id=1, segmentation=square), dict(cat, id=2, segmentation=[[40, 40, 60, 40, 60, 60]]), dict(cat, id=3, segmentation=[[1, 1, 2, 2]]), dict(id=4, image_id=2, category_id=3, segmentation=square)]
     images = [dict(id=1, file_name='somewhere/a/photo0.png', height=64., width=64.), dict(id=2, file_name='photo1.png', height=32, width=32)]
     write_json(tmp_path/'instances.json', dict(images=images, annotations=things, categories=[dict(id=3, name='cat')]))
-    counts = build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), tmp_path/'instances.json')
+    counts = build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), str(tmp_path/'instances.json'))
     row, = read_jsonl(tmp_path/'set'/'metadata.jsonl')
     assert row['attn_list'][0][0] == 'cats' and 900 < load_mask(tmp_path/'set'/row['attn_list'][0][1]).sum() < 1200 and counts['images_without_mask'] == 1
     assert '1 odd records are left out' in (said := capsys.readouterr().out) and 'another size: masks of 1 (a/photo1.png)' in said
@@ -470,3 +471,76 @@ def test_pictures_made_elsewhere(tmp_path, capsys):
     run('nbs/evaluate.ipynb', tmp_path, metric='multigen', images=str(pics), rounds=1, judge=str(tmp_path/'judge'), method='another_program')
     result = read_json(tmp_path/'out'/'multigen_coco'/'another_program.json')
     assert result['n']['images'] == 2 and 'has no settings.json: its pictures were made elsewhere' in capsys.readouterr().out
+
+
+# ---- further kinds: prompts in tables, models that are not whole, pictures of others, folders that are files
+
+@pytest.mark.parametrize('name, content', [
+    ('parti.tsv', 'Prompt\tCategory\na cat, sitting\tAnimals\na dog\tAnimals\n'), ('list.csv', 'id,prompt\n1,"a cat, sitting"\n2,a dog\n')])
+def test_prompts_in_a_table(tmp_path, name, content):
+    (tmp_path/name).write_text(content, encoding='utf-8-sig')
+    assert [(row['unique_id'], row['text']) for row in read_benchmark('multigen_coco', tmp_path/name, classes=False)] == [(0, 'a cat, sitting'), (1, 'a dog')]
+
+
+def test_files_of_prompts_that_are_none(tmp_path):
+    for place in (tmp_path, tmp_path/'none.txt'):
+        with pytest.raises(FileNotFoundError, match='There is no file of prompts .*: name one that exists'): read_benchmark('multigen_coco', place, classes=False)
+    (tmp_path/'a.txt').write_text('\n \n')
+    with pytest.raises(ValueError, match='a.txt holds no prompt: write some into it'): read_benchmark('multigen_coco', tmp_path/'a.txt', classes=False)
+
+
+@pytest.mark.parametrize('content', [b'\x10\0\0\0', b'version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 5\n'])
+def test_weights_that_broke_off(tmp_path, content):
+    tiny_pipeline().save_pretrained(tmp_path/'sd')
+    next((tmp_path/'sd'/'unet').glob('*.safetensors')).write_bytes(content)
+    with pytest.raises(ValueError, match='The pipeline .*sd cannot be loaded .*: fetch or make it again'): load_pipeline(str(tmp_path/'sd'))
+
+
+def test_a_pipeline_that_lacks_a_part(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path/'sd')
+    shutil.rmtree(tmp_path/'sd'/'tokenizer')
+    with pytest.raises(ValueError, match='StableDiffusionPipeline without tokenizer: fetch or copy it whole'): load_pipeline(str(tmp_path/'sd'))
+
+
+@pytest.mark.parametrize('below', ['pipeline', 'snapshots/abc'])
+def test_the_folder_above_a_pipeline(tmp_path, below):
+    tiny_pipeline().save_pretrained(tmp_path/'run'/below)
+    with pytest.raises(FileNotFoundError, match=f'run holds no pipeline .*, such as .*run/{below}'): load_pipeline(str(tmp_path/'run'))
+
+
+def test_pictures_of_others_that_are_not_complete(tmp_path):
+    Image.new('RGB', (8, 8)).save(tmp_path/'0_0.jpg')
+    rows = [dict(unique_id=0, text='a cat')]
+    with pytest.raises(FileNotFoundError, match='1 missing, the first is 0_0.png.: put whole PNG files there, each named <unique_id>_<round>.png'): checked_pictures(tmp_path, rows)
+    write_json(tmp_path/'settings.json', {})
+    with pytest.raises(FileNotFoundError, match='run nbs/sample.ipynb again'): checked_pictures(tmp_path, rows)
+
+
+@pytest.mark.parametrize('name', ['data', 'images'])
+def test_a_run_does_not_go_into_its_own_data(training, name):
+    with pytest.raises(ValueError, match='out_dir: .* is the folder of the data or of the images; choose another'): train(training.config(out_dir=str(getattr(training, name))))
+
+
+def test_folders_that_are_files(training):
+    with pytest.raises(ValueError, match='The data folder .*metadata.jsonl is a file: give the folder that holds it'): train(training.config(data=str(training.data/'metadata.jsonl')))
+    (training.root/'file').write_text('x')
+    with pytest.raises(NotADirectoryError, match='since a file is in its place'): train(training.config('file'))
+
+
+def test_instances_by_the_command(tmp_path):
+    pictures(tmp_path/'mine')
+    for i in range(2): (tmp_path/'mine'/f'photo{i}.txt').write_text('a cat')
+    images = [dict(id=i, file_name=f'photo{i}.png', width=64, height=64) for i in range(2)]
+    things = [dict(id=i, image_id=i, category_id=1, segmentation=[[5, 5, 30, 5, 30, 30]]) for i in range(2)]
+    given = dict(images=str(tmp_path/'mine'), masks=str(tmp_path/'instances.json'))
+    with pytest.raises(Exception, match="There is no file of masks .*: give a .json of COCO's instances"): run('data_prep/own_images.ipynb', tmp_path, **given)
+    write_json(tmp_path/'instances.json', dict(images=images, annotations=things, categories=[dict(id=1, name='cat')]))
+    run('data_prep/own_images.ipynb', tmp_path, **given)
+    assert [[noun for noun, mask in row['attn_list'] if mask] for row in read_jsonl(tmp_path/'out'/'tokencompose'/'metadata.jsonl')] == [['cat'], ['cat']]
+
+
+def test_a_long_prompt_is_told(tmp_path, capfd):
+    (tmp_path/'prompts.txt').write_text('a cat\n' + 'a very '*60 + 'long dog\n')
+    tiny_pipeline().save_pretrained(tmp_path/'sd')
+    run('nbs/sample.ipynb', tmp_path, prompts_file=str(tmp_path/'prompts.txt'), model=str(tmp_path/'sd'), method='mine', rounds=1, inference_steps=1)
+    assert '1 prompts are longer than the 40 tokens that the model reads, the first is 1' in capfd.readouterr().out

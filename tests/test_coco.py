@@ -11,7 +11,7 @@ from PIL import Image
 from tokencompose.core import read_json, write_json, write_jsonl, write_text
 from tokencompose.data.classes import COCO_80
 from tokencompose.data.coco import bar_panels, build_dataset, caption_page, choose_caption, claim_folder, ClassWords, CocoImage, count_rows, examples_of, first_of_each, ground, Instance
-from tokencompose.data.coco import plural, read_coco, read_examples, SYNONYMS
+from tokencompose.data.coco import plural, read_coco, read_examples, read_instances, SYNONYMS
 from tokencompose.data.dataset import read_rows
 from tokencompose.data.masks import encode_rle, load_mask
 
@@ -345,3 +345,8 @@ def test_an_empty_panel_is_drawn_empty():
     figure = bar_panels(dict(nouns={'cat': 2, 'dog': 1}, left_out={}))
     assert [len(ax.patches) for ax in figure.axes] == [2, 0]
     assert len(bar_panels(dict(nothing={}, none={})).axes) == 2
+
+
+def test_annotations_of_another_program(tmp_path):
+    write_json(tmp_path/'labelme.json', dict(shapes=[], imagePath='a.png'))
+    with pytest.raises(ValueError, match="labelme.json has no images and no annotations and no categories, which files of COCO's form have"): read_instances(tmp_path/'labelme.json')

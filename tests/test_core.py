@@ -10,7 +10,7 @@ import pytest
 from tokencompose import core
 from tokencompose.core import (atomic_path, content_sha256, differences, file_sha256, in_parallel, key_to_int, keyed_randn,
                                keyed_rng, process_share, Progress, provenance, read_json, read_jsonl, repo_root, resolve,
-                               SampleOrder, Settings, some_of, write_json, write_jsonl)
+                               SampleOrder, Settings, some_of, write_json, write_jsonl, write_text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,3 +206,9 @@ def test_some_of():
     assert some_of([]) == ''
     assert some_of(range(5)) == '0, 1, 2, 3, 4'
     assert some_of(iter(range(7)), 2) == '0, 1 and 5 more'
+
+
+@pytest.mark.parametrize('below', ['', 'deeper'])
+def test_a_file_where_a_folder_should_be(tmp_path, below):
+    (tmp_path/'out').write_text('x')
+    with pytest.raises(NotADirectoryError, match='cannot be made, since a file is in its place: name another, or move the file'): write_text(tmp_path/'out'/below/'a.txt', 'a')

@@ -253,7 +253,7 @@ def test_rows_by_hand(tmp_path):
 
 
 WRONG = {
-    'data set is empty': '\n', 'row 2: not valid JSON': GOOD + '\n{"file_name":', 'text missing': GOOD.replace('"text"', '"caption"'),
+    'holds no rows': '\n', 'row 2: not valid JSON': GOOD + '\n{"file_name":', 'text missing': GOOD.replace('"text"', '"caption"'),
     'text must be a string': GOOD.replace('"a fire hydrant"', '3'), 'must be an object': '7',
     'pairs [noun, mask path or null]': GOOD.replace('["top", null]', '["top"]'),
     'leads out of the folder': GOOD.replace('seg/7/', 'seg/../../'), "file_name 'a/../../7.jpg'": GOOD.replace('a/7', 'a/../../7'),

@@ -462,7 +462,7 @@ def test_nothing_is_fetched_for_drawn_scenes(server, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('params, sentence', [
-    (dict(coco_url='ftp://host/coco'), 'has to begin with http:// or https://'),
+    (dict(coco_url='ftp://host/coco'), 'begins with http:// or https://'),
     (dict(annotations_sha256='abc'), 'is not a SHA-256'),
     (dict(image_list='nowhere.jsonl'), 'no list of images'),
 ])

@@ -117,5 +117,5 @@ def test_a_list_that_is_wrong_is_refused(folder):
     write_text(folder/'val.txt', '12\n12\n')
     with pytest.raises(ValueError, match='12 twice'): read_flickr30k(folder)
     write_text(folder/'val.txt', '\n')
-    with pytest.raises(ValueError, match='split is empty'): read_flickr30k(folder)
+    with pytest.raises(ValueError, match='names no picture'): read_flickr30k(folder)
     with pytest.raises(FileNotFoundError, match='test.txt'): read_flickr30k(folder, 'test')

@@ -102,7 +102,7 @@ def test_features_that_cannot_be():
     assert Moments().add(np.zeros((0, 4))).n == 0
     with pytest.raises(ValueError, match='two pictures'): Moments(X[:1]).cov
     with pytest.raises(ValueError, match='cannot join'): Moments(X).add(X[:, :3])
-    with pytest.raises(ValueError, match='1 pictures are not finite'): Moments([[1., 2.], [3., float('inf')]])
+    with pytest.raises(ValueError, match='1 of 2 pictures are not finite'): Moments([[1., 2.], [3., float('inf')]])
     with pytest.raises(ValueError, match='expected .pictures, features.'): Moments([1., 2.])
 
 

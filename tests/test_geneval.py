@@ -163,7 +163,7 @@ def test_prompt_files(tmp_path):
 
 
 @pytest.mark.parametrize('change, sentence', [
-    (dict(tag='beauty'), "row 0: the tag 'beauty' is not one of single_object"), (dict(include=[]), 'there is nothing to include'), (dict(prompt=None), 'there is no prompt'),
+    (dict(tag='beauty'), "row 0: the tag 'beauty' is not one of single_object"), (dict(include=[]), '`include` is empty'), (dict(prompt=None), 'the prompt is missing'),
     (dict(include=[clause('cat', 0)]), 'the count of cat should be a number from 1 on, got 0'), (dict(include=[clause('cat', color='mauve')]), "the colour 'mauve' of cat is not one of red, orange"),
     (dict(include=[clause('cat', position=['beside', 0])]), "the position 'beside' of cat"), (dict(include=[clause('cat', position=['above', 0])]), 'which does not come before it'),
     (dict(include=['cat']), "expected a clause with a class, got 'cat'")])
@@ -182,7 +182,7 @@ def test_files_that_are_empty_or_not_there(tmp_path):
 def test_colours_and_clauses_that_are_unknown_to_the_verdict():
     with pytest.raises(ValueError, match="has the colour 'mauve', which is not one of red"): verdict(asks('colors', clause('cat', color='red')), [thing('cat', color='mauve')])
     with pytest.raises(ValueError, match="the colour 'mauve' of cat"): verdict(asks('colors', clause('cat', color='mauve')), [])
-    with pytest.raises(ValueError, match='there is no tag'): verdict(dict(include=[clause('cat')]), [])
+    with pytest.raises(ValueError, match='the tag is missing'): verdict(dict(include=[clause('cat')]), [])
     assert verdict(asks('single_object', clause('cat')), [thing('cat', color=None)]), 'a colour that nobody asks for may be missing'
 
 

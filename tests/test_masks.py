@@ -350,7 +350,7 @@ def test_what_cannot_be_read_is_said(source, message):
 
 
 def test_polygons_need_a_size():
-    with pytest.raises(ValueError, match='polygons need size'): load_mask([[0, 0, 2, 0, 2, 2]])
+    with pytest.raises(ValueError, match='polygons need `size`'): load_mask([[0, 0, 2, 0, 2, 2]])
 
 
 def test_saving_leaves_one_file(tmp_path):

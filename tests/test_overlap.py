@@ -38,7 +38,7 @@ def test_mass_spreads_each_cell_over_its_pixels():
 def test_pairs_that_do_not_belong_together():
     maps, masks = random_pairs()
     with pytest.raises(ValueError, match='same N'): mass_inside(maps, masks[:2])
-    with pytest.raises(ValueError, match='negative'): mass_inside(maps - 1, masks)
+    with pytest.raises(ValueError, match='goes down to'): mass_inside(maps - 1, masks)
     with pytest.raises(ValueError, match='1 of 3 maps'): mass_inside(maps.index_fill(0, torch.tensor([1]), torch.nan), masks)
 
 

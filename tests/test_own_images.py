@@ -1,6 +1,8 @@
 """A folder of one's own images: what people really have in such folders."""
+import json
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -404,7 +406,75 @@ def test_cut_outs(tmp_path):
 
 
 def test_masks_that_are_not_there(pair, tmp_path):
-    with pytest.raises(ValueError, match='has no mask of any of the 2 pictures: name each as its picture'): masked_set(pair, tmp_path, str(tmp_path/'nowhere'))
+    root = tmp_path/'masks'
+    with pytest.raises(FileNotFoundError, match="There is no folder of masks .*: give one, a .json of COCO's instances, or alpha"): masked_set(pair, tmp_path, str(root))
+    root.mkdir()
+    with pytest.raises(ValueError, match='has no mask of any of the 2 pictures: name each as its picture'): masked_set(pair, tmp_path, str(root))
+    (root/'a.json').write_text('{}')                                   # of labelme; or .txt of YOLO, .npy
+    with pytest.raises(ValueError, match=r'no mask that is a picture, but 1 \(a.json\): write masks as pictures'): masked_set(pair, tmp_path, str(root))
+
+
+def test_masks_in_a_folder_for_each_class(pair, tmp_path):
+    for name, top in (('teddy_bear/a', True), ('car/a', False), ('cats/b', True)):
+        (tmp_path/'masks'/name).parent.mkdir(parents=True, exist_ok=True)
+        half(top=top).save(tmp_path/'masks'/f'{name}.PNG')
+    _, rows = masked_set(pair, tmp_path, str(tmp_path/'masks'))
+    assert rows == {'a.jpg': {'teddy bear': 'seg/a/mask_a_teddy_bear.png', 'car': 'seg/a/mask_a_car.png'}, 'b.jpg': {'cats': 'seg/b/mask_b_cats.png'}}
+
+
+def test_masks_of_pictures_in_subfolders(tmp_path, capsys):
+    "Masks that lie flat are taken where a name is one picture's; where two have it, none is guessed."
+    for place, name in (('one', 'a'), ('one', 'b'), ('two', 'b')):
+        (tmp_path/'mine'/place).mkdir(parents=True, exist_ok=True)
+        add(tmp_path/'mine'/place, f'{name}.jpg', caption='A cat.')
+    (tmp_path/'masks'/'b').mkdir(parents=True)
+    half().save(tmp_path/'masks'/'a.png')
+    half().save(tmp_path/'masks'/'b'/'cat.png')
+    assert masked_set(tmp_path/'mine', tmp_path, str(tmp_path/'masks'), 'cat')[1].keys() == {'one/a.jpg'}
+    assert 'masks: masks of no picture that has a caption: 1 (b/cat.png)' in capsys.readouterr().out
+
+
+def test_a_mask_of_another_shape(pair, tmp_path):
+    (tmp_path/'masks').mkdir()
+    half((30, 40)).save(tmp_path/'masks'/'b.png')
+    with pytest.raises(ValueError, match='b.png has 30x40 pixels and its picture 30x20: they do not belong together'): masked_set(pair, tmp_path, str(tmp_path/'masks'), 'cats')
+
+
+def test_masks_of_one_noun_in_two_sizes(pair, tmp_path):
+    (tmp_path/'masks'/'b').mkdir(parents=True)
+    half().save(tmp_path/'masks'/'b'/'cats_1.png')
+    half((60, 40), top=True).resize((60, 40)).save(tmp_path/'masks'/'b'/'cats_2.png')
+    masked_set(pair, tmp_path, str(tmp_path/'masks'))
+    mask = load_mask(tmp_path/'set/seg/b/mask_b_cats.png')
+    assert mask.shape == (20, 30) and mask[:10].all() and not mask[10:].any()
+
+
+def test_nouns_that_no_caption_says_are_named_where_none_is_left(pair, tmp_path, capsys):
+    (tmp_path/'masks'/'b').mkdir(parents=True)
+    half().save(tmp_path/'masks'/'b'/'0.png')                          # as automatic masks are numbered
+    with pytest.raises(ValueError, match='None of the 2 images has a noun with a mask'): masked_set(pair, tmp_path, str(tmp_path/'masks'))
+    assert 'show nothing that the caption says: 1 (0.png of b.jpg)' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('place', ['', 'out'])
+def test_results_do_not_go_among_the_pictures(pair, place):
+    with pytest.raises(ValueError, match='lies in the folder of pictures .*: choose a folder elsewhere .-p out_dir FOLDER'): belongs_to(pair/place, pair)
+    assert not (pair/place/'pictures.txt').exists()
+
+
+@pytest.mark.parametrize('key', ['data', 'images'])
+def test_a_list_inside_an_object(mine, key):
+    (mine/'list.json').write_text(json.dumps({'info': {'year': 2024}, key: [dict(file_name=f'{name}.jpg', caption=name) for name in 'ab']}))
+    assert [i.captions for i in read_folder(mine, mine/'list.json').images] == [((0, 'a'),), ((0, 'b'),)]
+
+
+def test_a_workbook_is_no_list(mine):
+    with zipfile.ZipFile(mine/'list.xlsx', 'w') as file: file.writestr('xl/workbook.xml', '')
+    with pytest.raises(ValueError, match='list.xlsx is a workbook or an archive: save its list as CSV'): read_folder(mine, mine/'list.xlsx')
+
+
+def test_a_file_is_no_folder(mine):
+    with pytest.raises(ValueError, match='a.jpg is a file: give the folder that holds the pictures'): read_folder(mine/'a.jpg')
 
 
 def test_two_folders_of_one_name(tmp_path):

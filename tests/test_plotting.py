@@ -65,8 +65,8 @@ def test_a_column_title_stands_once():
 
 
 @pytest.mark.parametrize('titles, message', [
-    (dict(col_titles=['a']), 'col_titles: 1 given, the grid has 2'),
-    (dict(row_titles=['a', 'b']), 'row_titles: 2 given, the grid has 1'),
+    (dict(col_titles=['a']), 'col_titles: 1 given, the grid needs 2'),
+    (dict(row_titles=['a', 'b']), 'row_titles: 2 given, the grid needs 1'),
     (dict(captions=[]), 'captions: 0 given'),
 ])
 def test_titles_that_do_not_fit(titles, message):
@@ -154,9 +154,9 @@ def test_panels():
 
 
 @pytest.mark.parametrize('rows, kwargs, message', [
-    ([], {}, 'empty'),
+    ([], {}, 'give those of log.jsonl'),
     (LOG, dict(x='epoch'), "no 'epoch'"),
-    (LOG, dict(keys=['pixel']), 'no pixel; it has loss, token_by_group, pixel_by_group'),
+    (LOG, dict(keys=['pixel']), 'no pixel: choose from loss, token_by_group, pixel_by_group'),
 ])
 def test_what_is_no_log(rows, kwargs, message):
     with pytest.raises(ValueError, match=message): loss_panels(rows, **kwargs)

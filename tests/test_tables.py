@@ -93,7 +93,7 @@ def test_what_cannot_share_a_table_is_refused():
     quick = toy_result('token', ((1, 1), (1, 1)), profile='quick')
     with pytest.raises(ValueError, match='one profile, got mini, quick'): table2_frame([frozen, quick])
     with pytest.raises(ValueError, match='cannot share a column'): table2_frame([frozen, runs[0] | dict(judge='another')])
-    with pytest.raises(ValueError, match='name it'): table2_frame([])
+    with pytest.raises(ValueError, match='give `profile`'): table2_frame([])
     with pytest.raises(ValueError, match='cannot share a column'):
         table4_frame([toy_daam('frozen', .4), toy_daam('tokencompose', .5, 'DAAM, 50 steps')])
 

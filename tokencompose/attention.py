@@ -113,10 +113,10 @@ class CaptureProcessor:
         "Store the columns when armed; when not (recomputation), only repeat the arithmetic."
         if self.armed and self.with_grad and not torch.is_grad_enabled():
             raise RuntimeError('Reentrant gradient checkpointing cuts the gradient of attention maps: '
-                               'use unet.enable_gradient_checkpointing() as it is (use_reentrant=False).')
+                               'use `unet.enable_gradient_checkpointing()` as it is (use_reentrant=False).')
         if not self.armed and self.columns is not None and self.text is not None and text is not self.text:
             raise RuntimeError('The U-Net ran again before the backward pass of an earlier forward under '
-                               'gradient checkpointing: call backward after each captured forward.')
+                               'gradient checkpointing: call `backward` after each captured forward.')
         if self.columns is not None:
             probs = probs.gather(3, self.columns[:, None, None].expand(-1, probs.shape[1], probs.shape[2], -1))
         if self.armed: self.probs, self.text = probs, text
@@ -162,7 +162,7 @@ class CrossAttentionCapture:
 
     def __enter__(self):
         if any(isinstance(m.processor, CaptureProcessor) for m in self.unet.modules() if isinstance(m, Attention)):
-            raise RuntimeError('This U-Net is already inside a CrossAttentionCapture: '
+            raise RuntimeError('This U-Net is already inside a `CrossAttentionCapture`: '
                                'close it first, or name all layers in one capture.')
         for path in self._processors:
             found = self.unet.get_submodule(path).processor
@@ -195,7 +195,7 @@ class CrossAttentionCapture:
         group: str,  # Such as "up_16"
     ) -> torch.Tensor:  # (batch, columns, h, w), without gradient
         "One picture a column: the maps of a group averaged over heads and layers."
-        if group not in self.groups: raise KeyError(f'{group!r} is not captured; there are {", ".join(self.groups)}.')
+        if group not in self.groups: raise KeyError(f'{group!r} is not captured: name one of {", ".join(self.groups)}.')
         mean = torch.stack([self._layer(path).detach().mean(1) for path in self.groups[group]]).mean(0)
         return mean.transpose(1, 2).unflatten(2, self.sizes[group])
 
@@ -211,7 +211,8 @@ def select(
             raise ValueError('token_ids: expected an integer (batch, columns) tensor, '
                              f'got {token_ids.dtype} of shape {tuple(token_ids.shape)}.')
         if token_ids.device.type == 'cpu' and (token_ids < 0).any():
-            raise ValueError('token_ids: positions cannot be negative; pad with 0 and mark padding in `column_noun`.')
+            raise ValueError(f'token_ids: positions cannot be negative, got {int(token_ids.min())}; '
+                             'pad with 0 and mark padding in `column_noun`.')
     self._token_ids = token_ids
 
 @patch
@@ -239,7 +240,7 @@ def map_size(
     while size[0]*size[1] > pixels and max(size) > 1: size = _downsampled(size, 1)
     if size[0]*size[1] != pixels:
         raise RuntimeError(f'A map of {pixels} pixels is no halving of a {latent_size[0]}x{latent_size[1]} latent: '
-                           'this U-Net does not downsample by twos.')
+                           "this U-Net does not downsample by twos; use one that does, such as Stable Diffusion's.")
     return size
 
 # %% ../nbs/1_method/00_attention.ipynb #4d89a2b5

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
-from .core import file_sha256, read_json, write_json
+from .core import file_sha256, make_folder, read_json, write_json
 from .run_config import refuse_changes, TrainConfig
 
 # %% ../nbs/1_method/07_checkpoints.ipynb #41dfd514
@@ -87,7 +87,7 @@ def load_checkpoint(checkpoint: Path, unet, optimizer, averages: dict, config: T
 @contextlib.contextmanager
 def sole_user(folder: Path):
     "Hold a run folder until the block, or the process, ends."
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = FileLock(folder/'.lock', timeout=0)
     try: lock.acquire()
     except Timeout:

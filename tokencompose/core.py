@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['repo_root', 'resolve', 'key_to_int', 'keyed_generator', 'keyed_rng', 'keyed_randn', 'epoch_order', 'SampleOrder',
-           'process_share', 'in_parallel', 'atomic_path', 'write_text', 'read_text', 'write_json', 'read_json',
-           'write_jsonl', 'json_rows', 'read_jsonl', 'image_name', 'file_sha256', 'hash_of', 'cache_folder',
-           'content_sha256', 'files_hash', 'differences', 'git_commit', 'default_device', 'device_name', 'provenance',
-           'Progress', 'Settings', 'check_type', 'some_of']
+           'process_share', 'in_parallel', 'make_folder', 'atomic_path', 'write_text', 'read_text', 'write_json',
+           'read_json', 'write_jsonl', 'json_rows', 'read_jsonl', 'image_name', 'file_sha256', 'hash_of',
+           'cache_folder', 'content_sha256', 'files_hash', 'differences', 'git_commit', 'default_device', 'device_name',
+           'provenance', 'Progress', 'Settings', 'check_type', 'some_of']
 
 # %% ../nbs/0_base/00_core.ipynb #2408998c
 import codecs, contextlib, dataclasses, difflib, functools, hashlib, importlib.metadata, json, math, numbers, os
@@ -95,6 +95,13 @@ def in_parallel(
         for start in range(0, len(items), chunk): yield from pool.map(function, items[start:start + chunk])
 
 # %% ../nbs/0_base/00_core.ipynb #a970717d
+def make_folder(folder):
+    "Make a folder, unless it is there; a file in its place is named."
+    try: Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f'The folder {folder} cannot be made, since a file is in its place: '
+                                 'name another, or move the file.') from None
+
 @contextlib.contextmanager
 def atomic_path(
     path,
@@ -102,7 +109,7 @@ def atomic_path(
 ):
     "Yields a temporary path beside `path`; renames it to `path` if the block ends well, removes it if not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
     try:
         yield temporary

@@ -157,7 +157,8 @@ def reconstruct(
     "Guided sampling with an empty prompt for each picture and step."
     if embeddings.shape[:2] != (len(noise), len(ddim.times)):
         raise ValueError(f'Embeddings for {embeddings.shape[0]} pictures and {embeddings.shape[1]} steps, '
-                         f'but {len(noise)} pictures are to be drawn in {len(ddim.times)} steps.')
+                         f'but {len(noise)} pictures are to be drawn in {len(ddim.times)} steps: '
+                         'give those that `null_text` found for them.')
     latents = noise
     for i, t in enumerate(ddim.times):
         empty, asked = ddim.noise(torch.cat([latents, latents]), t, torch.cat([embeddings[:, i], states])).chunk(2)
@@ -183,7 +184,8 @@ def invert(
     path = ddim_path(ddim, latents.to(unet.device, unet.dtype), states)
     found = dict(picture=path[0], noise=path[-1], **null_text(ddim, path, states, empty, settings))
     if not found['distances'].isfinite().all():
-        raise ValueError(f'The inversion of {captions} gave values that are not finite: the weights are damaged.')
+        raise ValueError(f'The inversion of {captions} gave values that are not finite: the weights are damaged, '
+                         'train or fetch them again.')
     return found
 
 def redraw(

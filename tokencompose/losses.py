@@ -119,7 +119,7 @@ def grounding_losses(
         batch, _, pixels, _ = maps[0].shape
         if not batch == len(masks) == len(token_ids):
             raise ValueError(f'{group}: {batch} images in the maps, {len(masks)} in masks, '
-                             f'{len(token_ids)} in token_ids.')
+                             f'{len(token_ids)} in token_ids; give one of each for every image.')
         with torch.autocast(maps[0].device.type, enabled=False):
             maps, per_image = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps], []
             for b in range(batch):
@@ -173,7 +173,7 @@ def column_losses(
     "What `grounding_losses` computes, from captured columns and without loops over images or nouns."
     _check_options(head_reduction=head_reduction, layer_reduction=layer_reduction, pixel=pixel)
     if pixel == 'paper' and text_length is None:
-        raise ValueError('pixel="paper" divides by the length of the text: pass text_length.')
+        raise ValueError('pixel="paper" divides by the length of the text: pass it as `text_length`.')
     token, pix, terms, supervised = {}, {}, {}, False
     for group, layers in maps.items():
         with torch.autocast(layers[0].device.type, enabled=False):

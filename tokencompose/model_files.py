@@ -71,13 +71,16 @@ def check_pipeline(
 ):
     "Refuse what is no Stable Diffusion 1 or 2."
     if not (folder/'model_index.json').is_file():
+        below = sorted(path.parent for i in (1, 2) for path in folder.glob('*/'*i + 'model_index.json'))
         raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): '
-                                'point `model` at a folder written by save_pretrained.')
+                                'point `model` at a folder written by save_pretrained'
+                                f'{f", such as {below[0]}" if below else ""}.')
     index, wanted = read_json(folder/'model_index.json'), 'Stable Diffusion 1 or 2 for text to image is wanted'
     kind = f'{folder} is a {index.get("_class_name", "model of no known class")}'
     lost = [part for part in (*_PARTS, 'tokenizer', 'scheduler') if not (folder/part).is_dir()]
     lost = lost or [f'{part}/config.json' for part in _PARTS if not (folder/part/'config.json').is_file()]
-    if lost: raise ValueError(f'{kind} without {", ".join(lost)}: {wanted}.')
+    remedy = 'fetch or copy it whole' if index.get('_class_name') == 'StableDiffusionPipeline' else wanted
+    if lost: raise ValueError(f'{kind} without {", ".join(lost)}: {remedy}.')
     others = [part for part in ('text_encoder_2', 'prior', 'transformer') if (folder/part).is_dir()]
     if others: raise ValueError(f'{kind} with a {", ".join(others)}: {wanted}.')
     unet = read_json(folder/'unet'/'config.json')

@@ -30,8 +30,11 @@ def load_pipeline(
     check_pipeline(folder)
     options, _ = weights_of(folder)
     disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
-                                                   safety_checker=None, requires_safety_checker=False)
+    try: pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
+                                                        safety_checker=None, requires_safety_checker=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:300].rstrip('.')
+        raise ValueError(f'The pipeline {folder} cannot be loaded ({reason}): fetch or make it again.') from None
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)
     return pipe.to(device or default_device())

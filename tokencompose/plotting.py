@@ -62,7 +62,7 @@ def to_uint8(
     if image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[-1] not in (1, 3): image = image.transpose(1, 2, 0)
     if image.ndim == 2: image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(f'An image of shape {image.shape} is neither (H, W, 3), (3, H, W) nor (H, W).')
+        raise ValueError(f'An image of shape {image.shape}: expected (H, W, 3), (3, H, W) or (H, W).')
     return np.ascontiguousarray(np.broadcast_to(_bytes(image, value_range), (*image.shape[:2], 3)))
 
 def _bytes(image, value_range):
@@ -70,7 +70,9 @@ def _bytes(image, value_range):
     if image.dtype == np.uint8: return image
     if image.dtype == bool: return image.astype(np.uint8)*255
     if image.dtype.kind != 'f': raise ValueError(f'An image of type {image.dtype}: expected bytes, booleans or floats.')
-    if not np.isfinite(image).all(): raise ValueError('An image holds values that are not finite.')
+    if not np.isfinite(image).all():
+        raise ValueError(f'{(~np.isfinite(image)).sum()} of {image.size} values of an image are not finite: '
+                         'leave it out, or draw it again.')
     low, high = value_range
     if image.min() < low - 1e-3 or image.max() > high + 1e-3:
         raise ValueError(f'Image values reach from {image.min():.3g} to {image.max():.3g}, outside {low}..{high}: '
@@ -118,7 +120,7 @@ def _check_grid(images, row_titles, col_titles, captions) -> int:
     given = dict(row_titles=(row_titles, rows), col_titles=(col_titles, columns), captions=(captions, rows))
     for name, (titles, count) in given.items():
         if titles is not None and len(titles) != count:
-            raise ValueError(f'{name}: {len(titles)} given, the grid has {count}.')
+            raise ValueError(f'{name}: {len(titles)} given, the grid needs {count}.')
     return columns
 
 def _draw_image(ax, image, value_range):
@@ -146,7 +148,9 @@ def heat_map(
     attn_map = torch.as_tensor(attn_map).detach().cpu().float()
     if attn_map.ndim != 2:
         raise ValueError(f'Expected one map (h, w), got shape {tuple(attn_map.shape)}: average heads and layers first.')
-    if not attn_map.isfinite().all(): raise ValueError('The attention map holds values that are not finite.')
+    if not attn_map.isfinite().all():
+        raise ValueError(f'{int((~attn_map.isfinite()).sum())} of {attn_map.numel()} values of the attention map are '
+                         'not finite: leave it out, or run the model in float32.')
     enlarge = torch.nn.functional.interpolate
     attn_map = enlarge(attn_map[None, None], tuple(size), mode='bilinear', align_corners=False)[0, 0]
     low, high = attn_map.min(), attn_map.max()
@@ -232,14 +236,15 @@ def loss_panels(
     keys: list = None,  # Which entries to show; None for all that hold numbers
 ) -> dict:  # Panel title -> DataFrame (step x lines)
     "Rows of a training log, sorted into panels."
-    if not rows: raise ValueError('The training log is empty: nothing to draw.')
-    if any(x not in row for row in rows): raise ValueError(f'A row of the log has no {x!r}.')
+    if not rows: raise ValueError('The training log has no `rows`: give those of log.jsonl.')
+    if lacking := [n for n, row in enumerate(rows, 1) if x not in row]:
+        raise ValueError(f'Row {lacking[0]} of the log has no {x!r}: choose a key that all rows have as `x`.')
     table = pd.json_normalize(rows, sep='/').set_index(x)
     numbers = table.select_dtypes('number')
     panels = {}
     for column in numbers: panels.setdefault(column.split('/')[0], []).append(column)
     missing = [key for key in keys or [] if key not in panels]
-    if missing: raise ValueError(f'The log has no {", ".join(missing)}; it has {", ".join(panels)}.')
+    if missing: raise ValueError(f'The log has no {", ".join(missing)}: choose from {", ".join(panels)}.')
     return {key: numbers[panels[key]].rename(columns=lambda c: c.split('/', 1)[-1]) for key in keys or panels}
 
 # %% ../nbs/0_base/06_plotting.ipynb #91ef79bd
@@ -317,10 +322,11 @@ def _check_points(frame, columns, y, hue, reference):
     "Names of the rows and levels of the colour, in the order of the table."
     missing = [c for c in columns if c not in frame]
     if missing:
-        raise ValueError(f'The table has no column {", ".join(missing)}; it has {", ".join(map(str, frame.columns))}.')
+        there = ', '.join(map(str, frame.columns))
+        raise ValueError(f'The table has no column {", ".join(missing)}: choose from {there}.')
     names = list(dict.fromkeys(frame[y]))
     if reference is not None and reference not in names:
-        raise ValueError(f'{reference!r} is not a row; rows are {", ".join(map(str, names))}.')
+        raise ValueError(f'reference: {reference!r} is not a row; choose one of {", ".join(map(str, names))}.')
     return names, list(dict.fromkeys(frame[hue])) if hue else ['']
 
 # %% ../nbs/0_base/06_plotting.ipynb #cbb1dae4

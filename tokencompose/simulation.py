@@ -18,7 +18,9 @@ def prompt_pool(
 ) -> np.ndarray:  # (prompts, 5): log odds that a picture shows at least one, two ... five of the things
     "How hard the prompts of some records are, without the chance of their finite number of pictures."
     trained = [r for r in results if r['seed'] is not None]
-    if not trained: raise ValueError('No record of a trained model: prompts have no difficulty to go by.')
+    if not trained:
+        raise ValueError(f'None of the {len(results)} records is of a trained model, so prompts have no difficulty '
+                         'to go by: give one or more.')
     shares = np.array([[r['units']['values'][f'MG{k}'] for k in range(1, 6)] for r in trained])/100
     pictures = len(trained)*trained[0]['n']['rounds']
     share = shares.mean(0).T                                                     # (prompts, 5)

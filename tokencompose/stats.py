@@ -38,14 +38,16 @@ def _values_and_weights(values, weights):
     "Both as arrays of one shape, checked."
     values = np.asarray(values, dtype=float)
     if values.ndim == 0 or len(values) == 0:
-        raise ValueError('There are no units to average: the list of values is empty.')
+        raise ValueError(f'There are no units to average: `values` has the shape {values.shape}, give one or more.')
     if not np.isfinite(values).all():
         raise ValueError(f'{(~np.isfinite(values)).sum()} of {values.size} values are not finite: '
                          'leave undefined units out (weight 0, value 0) before averaging.')
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
     if len(weights) != len(values):
         raise ValueError(f'{len(values)} values but {len(weights)} weights: give one weight for each unit.')
-    if (weights < 0).any(): raise ValueError('A weight is negative: weights count how much a unit holds.')
+    if (weights < 0).any():
+        raise ValueError(f'A weight is negative ({weights.min():g}): weights count how much a unit holds, '
+                         'so they must be 0 or more.')
     if weights.ndim < values.ndim: weights = weights.reshape(weights.shape + (1,)*(values.ndim - weights.ndim))
     return values, np.broadcast_to(weights, values.shape)
 
@@ -176,9 +178,11 @@ def _checked(scores) -> np.ndarray:
     "Finite scores (..., seeds, units)."
     scores = np.asarray(scores, dtype=float)
     if scores.ndim < 2: raise ValueError(f'Expected scores of shape (seeds, units), got {scores.shape}.')
-    if not scores.size: raise ValueError('There are no units to average: the list of values is empty.')
+    if not scores.size:
+        raise ValueError(f'There are no units to average: `scores` has the shape {scores.shape}, give one or more.')
     if not np.isfinite(scores).all():
-        raise ValueError(f'{(~np.isfinite(scores)).sum()} of {scores.size} scores are not finite.')
+        raise ValueError(f'{(~np.isfinite(scores)).sum()} of {scores.size} scores are not finite: '
+                         'leave undefined units out (`unit_scores` with weight 0).')
     return scores
 
 # %% ../nbs/0_base/05_stats.ipynb #878861cd
@@ -213,8 +217,8 @@ def unit_scores(
     weights = np.broadcast_to(np.asarray(weights, dtype=float), values.shape)
     total = weights.sum(-1, keepdims=True)
     if (weights < 0).any() or (total <= 0).any():
-        raise ValueError('Weights count how much a unit holds: none is negative, and some unit of every run '
-                         'holds something.')
+        raise ValueError(f'Weights count how much a unit holds, got {weights.min():g} to {weights.max():g}: '
+                         'none must be negative, and each run needs a unit above 0.')
     mean = (weights*values).sum(-1, keepdims=True)/total
     return mean + weights/total*values.shape[-1]*(values - mean)
 
@@ -268,7 +272,8 @@ def variances(
     "Estimates of two crossed random effects; one that comes out negative is 0."
     scores = _checked(scores)
     runs, n = scores.shape
-    if runs < 2 or n < 2: raise ValueError(f'{runs} runs of {n} units: how far seeds differ takes two of each.')
+    if runs < 2 or n < 2:
+        raise ValueError(f'{runs} runs of {n} units: how far seeds differ needs two or more of each.')
     units, seeds, rest = spreads(scores)
     return Variances(runs*max(seeds - rest, 0.), n*max(units - rest, 0.), runs*n*rest)
 

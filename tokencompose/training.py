@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
-from .core import read_json, resolve, SampleOrder, write_json, write_jsonl
+from .core import make_folder, read_json, resolve, SampleOrder, write_json, write_jsonl
 from .model_files import model_folder
 from .models import load_pipeline, new_sampler
 from .attention import CrossAttentionCapture, resolve_layers
@@ -99,6 +99,7 @@ def files_of(
 
 def _check_there(path: Path, name: str, held_out: bool):
     if path.is_dir(): return
+    if path.is_file(): raise ValueError(f'The {name} folder {path} is a file: give the folder that holds it.')
     last = '04_build_dataset' + ' -p split val -p masks exact'*held_out
     raise FileNotFoundError(
         f'The {name} folder {path} is missing: make it with the notebooks in data_prep/ '
@@ -195,6 +196,8 @@ def train(
 ) -> dict:  # steps, seconds, samples a second, peak memory, last losses
     "Train, or go on where a killed run stopped; leaves a folder that the stock `StableDiffusionPipeline` loads."
     out = resolve(config.out_dir)
+    if out in (resolve(config.data), resolve(config.images)):
+        raise ValueError(f'out_dir: {out} is the folder of the data or of the images; choose another.')
     if done := finished(out, config): return done
     run, last = set_up(config, out), min(config.steps, stop_at or config.steps)
     with watching(run):
@@ -286,7 +289,7 @@ class MetricsLog:
     "Means of the losses since the last line, appended to metrics.jsonl (and to TensorBoard when asked)."
     def __init__(self, folder: Path, step: int, tensorboard: bool = False):
         self.path, self.rows, self.start, self.samples = folder/'metrics.jsonl', [], time.monotonic(), 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         old = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in old if line.endswith('}') and json.loads(line)['step'] <= step]
         self.path.write_text(''.join(f'{line}\n' for line in kept))

@@ -26,7 +26,8 @@ def attributed_things(
     many = [kind for kind in kinds if kind and kinds.count(kind) > len(ATTRIBUTES[kind])]
     if many or len(kinds) > len(CLASSES) or held_out and not any(kinds):
         raise ValueError(f'kinds: there are no {len(kinds)} different things with different attributes of the kinds '
-                         f'{", ".join(kind or "none" for kind in kinds)}{" and a held-out pair" if held_out else ""}.')
+                         f'{", ".join(kind or "none" for kind in kinds)}{" and a held-out pair" if held_out else ""}; '
+                         'ask for fewer things, or for other kinds.')
     while True:
         names = [str(name) for name in rng.permutation(list(CLASSES))[:len(kinds)]]
         values = [str(rng.choice(ATTRIBUTES[kind])) if kind else '' for kind in kinds]
@@ -126,8 +127,9 @@ def geneval_prompts(
     seed: int = 0,
 ) -> list:  # Rows: unique_id, text, the published keys tag, include and exclude; things, held_out as above
     "Prompts of one GenEval task over the miniature world."
-    if task == 'counting': raise ValueError('task: counting is not in this world, where a scene shows a class once.')
-    if task not in GENEVAL_TASKS: raise ValueError(f'task: {task!r} is not one of {", ".join(GENEVAL_TASKS)}.')
+    if task not in GENEVAL_TASKS:
+        why = ' (in this world a scene shows a class once)' if task == 'counting' else ''
+        raise ValueError(f'task: {task!r} is not one of {", ".join(GENEVAL_TASKS)}{why}.')
     if task == 'single_object': count = min(count, len(CLASSES))
     def draw(i, attempt): return _clauses(task, keyed_rng('geneval prompt', seed, task, i, attempt), i)
     def row(i, text, things, clauses):

@@ -436,6 +436,8 @@ class GroundingDinoGrounder(_TokenGrounder):
 # %% ../../nbs/2_data/07_data.boxes.ipynb #e6cbd66a
 _UNUSED = {'label_enc.weight', 'bert.embeddings.position_ids'}  # In the published file, without a use in the model
 
+_OTHER_MODEL = 'it belongs to another configuration; name a folder or checkpoint whose parts belong together.'
+
 def _short(error) -> str: return (str(error).split('\n')[0][:120] or type(error).__name__).rstrip('.')
 
 def _fill(source, load):
@@ -443,11 +445,11 @@ def _fill(source, load):
     try: missing, surplus = load()
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1].strip()[:160]
-        raise ValueError(f'{source} does not fit the model ({last}): it belongs to another configuration.') from None
+        raise ValueError(f'{source} does not fit the model ({last}): {_OTHER_MODEL}') from None
     odd = sorted({*missing, *surplus} - _UNUSED)
     if odd:
         raise ValueError(f'{source} does not fit the model ({len(odd)} weights are missing or unknown, '
-                         f'such as {odd[0]}): it belongs to another configuration.')
+                         f'such as {odd[0]}): {_OTHER_MODEL}')
 
 def load_published(
     path,  # groundingdino_swint_ogc.pth
@@ -498,8 +500,9 @@ class HFGroundingDinoGrounder(_TokenGrounder):
         from transformers.models.grounding_dino.modeling_grounding_dino import SPECIAL_TOKENS
         super().__init__(model.to(device or default_device()), tokenizer, box_threshold, text_threshold, batch)
         if tokenizer.convert_tokens_to_ids(list(SEPARATORS)) != SPECIAL_TOKENS:
-            raise ValueError('The vocabulary is not that of bert-base-uncased, whose separators transformers takes for '
-                             'granted: use the model with groundingdino-py.')
+            raise ValueError(f'The vocabulary of {tokenizer.name_or_path or "the tokenizer"} is not that of '
+                             'bert-base-uncased, whose separators transformers takes for granted: '
+                             'use the model with groundingdino-py.')
         self.image_processor, self.config, self.num_queries = image_processor, model.config, model.config.num_queries
         self.sides = image_processor.size['shortest_edge'], image_processor.size['longest_edge']
         self.max_text_len = model.config.max_text_len

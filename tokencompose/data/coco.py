@@ -102,7 +102,11 @@ def read_annotations(path, kinds: dict) -> dict:
     if not path.is_file():
         remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the file of COCO there'
         raise FileNotFoundError(f'There is no {path}: {remedy}.')
-    return checked_item(read_json(path), kinds, str(path))
+    whole = read_json(path)
+    lacking = [key for key in kinds if isinstance(whole, dict) and key not in whole]
+    if lacking: raise ValueError(f"{path} has no {' and no '.join(lacking)}, which files of COCO's form have: "
+                                 'give another file, or save this one in that form.')
+    return checked_item(whole, kinds, str(path))
 
 def _grouped(items: list, kinds: dict, images: dict, chosen: set, where: str, odd: list) -> dict:
     "Annotations of the chosen images by image id, lowest id first."
@@ -143,7 +147,7 @@ def listed_images(
 # %% ../../nbs/2_data/02_data.coco.ipynb #7638b1ad
 def _chosen(images: dict, names, list_path: str, path) -> set:
     "Ids of the images to read."
-    if not images: raise ValueError(f'{path} holds no images: the data set is empty.')
+    if not images: raise ValueError(f'{path} holds no images: give a file that lists some.')
     if names is None: return set(images)
     ids = {image['file_name']: i for i, image in images.items()}
     missing = [name for name in names if name not in ids]
@@ -494,7 +498,9 @@ def write_rows(
         dropped += not row
         bar.update()
         if len(rows) == max_rows > 0: break
-    if not rows: raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on.')
+    if not rows:
+        raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on. '
+                         'Give captions that name things which have masks.')
     _finish_rows(folder, rows, done, keys)
     return rows, dropped
 

@@ -30,7 +30,8 @@ def crop_geometry(
     short = min(width, height)
     size = resolution*width//short, resolution*height//short
     if size[0]*size[1] > MAX_PIXELS:
-        raise ValueError(f'an image of {width}x{height} pixels is too narrow for a square of {resolution}')
+        raise ValueError(f'An image of {width}x{height} pixels is too narrow for a square of {resolution}: '
+                         'cut it to another shape, or leave it out.')
     return size, (round((size[0] - resolution)/2), round((size[1] - resolution)/2))
 
 def fit_image(
@@ -174,7 +175,7 @@ def read_rows(
         raise FileNotFoundError(f'There is no {metadata} in {folder}: '
                                 "give the folder that data_prep wrote, or the authors' own.")
     rows = [_row(row, where) for row, where in json_rows(path)]
-    if not rows: raise ValueError(f'{path} holds no rows: the data set is empty.')
+    if not rows: raise ValueError(f'{path} holds no rows: write one for each picture, or give another folder.')
     for row, name in zip(rows, _unique([row.id for row in rows])): row.id = name
     return rows
 
@@ -217,7 +218,7 @@ def write_dataset(
                              'give each row an id of its own.')
         seen.add(stem)
         done.append(write_row(folder, **row))
-    if not done: raise ValueError(f'{folder}: there is no row to write.')
+    if not done: raise ValueError(f'{folder}: there is no row to write, give one or more.')
     write_jsonl(Path(folder)/'metadata.jsonl', done)
     return Path(folder)/'metadata.jsonl'
 
@@ -232,7 +233,7 @@ def image_header(path) -> tuple:
     try:
         with Image.open(path) as picture: return (picture.height, picture.width), exif_orientation(picture, path)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f'The image {path} cannot be read ({error}).') from None
+        raise ValueError(f'The image {path} cannot be read ({error}): replace the file or make it again.') from None
 
 def _match(load, path, stored: tuple, orientation: int, rule: str) -> tuple:
     "A mask turned as the image is, and the image's (height, width) upright."

@@ -44,7 +44,7 @@ class Source:
 # %% ../../nbs/2_data/13_data.fetch.ipynb #7bbec5fa
 def _address(base: str, *parts) -> str:
     if not re.match(r'https?://[^/]', base):
-        raise ValueError(f'{base!r} is not the address of a server: it has to begin with http:// or https://.')
+        raise ValueError(f'{base!r} is not the address of a server: give one that begins with http:// or https://.')
     return '/'.join([base.rstrip('/'), *parts])
 
 def vsr_sources(
@@ -60,8 +60,8 @@ def archive_source(
 ) -> Source:
     "The annotations of COCO 2017, as a zip."
     if sha256 not in ('', 'any') and not re.fullmatch('[0-9a-f]{64}', sha256):
-        raise ValueError(f'{sha256!r} is not a SHA-256: 64 digits of 0-9 and a-f, '
-                         'empty for the known one, or "any".')
+        raise ValueError(f'{sha256!r} is not a SHA-256: give its 64 digits of 0-9 and a-f, '
+                         'nothing for the known one, or "any".')
     known = dict(sha256=ARCHIVE_SHA256, bytes=ARCHIVE_BYTES)
     expected = known if not sha256 else dict(sha256='' if sha256 == 'any' else sha256)
     name = 'annotations_trainval2017.zip'
@@ -114,12 +114,13 @@ def _session() -> requests.Session:
 
 def _check_status(answer, url):
     status = answer.status_code
-    if status in (403, 404, 410): raise NotThere(f'{url} is not there (the server says {status}).')
+    if status in (403, 404, 410): raise NotThere(f'{url} is not there (the server says {status}): check the address.')
     if status in (408, 425, 429, 500, 502, 503, 504):
         asked = answer.headers.get('Retry-After', '')
         raise _Passing(f'the server says {status}', min(float(asked), 60.) if asked.isdigit() else 0.)
     if status not in (200, 206, 416):
-        raise FetchError(f'{url}: the server answers {status}, which is neither the file nor a known trouble.')
+        raise FetchError(f'{url}: the server answers {status}, which is neither the file nor a known trouble; '
+                         'check the address, and whether a proxy stands between.')
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #e1cf7e95
 def _note(part: Path) -> Path: return part.with_name(part.name + '.tag')
@@ -157,7 +158,9 @@ def _receive(answer, part: Path, have: int, stop):
             if stop.is_set(): raise _Stopped
             f.write(chunk)
             f.flush()  # so that a kill loses no more than the block that is on its way
-            if f.tell() > _LIMIT: raise FetchError(f'{answer.url} has more than the {_LIMIT//10**6} MB allowed.')
+            if f.tell() > _LIMIT:
+                raise FetchError(f'{answer.url} has more than the {_LIMIT//10**6} MB of any file that is wanted: '
+                                 'check the address.')
             if bar and (new := f.tell()//10**6 - bar.done): bar.update(new)
         if total and f.tell() != total: raise _Passing(f'the transfer ended after {f.tell()} of {total} bytes')
 
@@ -177,10 +180,11 @@ def download(
     for n in range(tries):
         try: result = _checked_transfer(url, part, check, known, stop)
         except (_Passing, *_BROKEN) as error:
-            if n == tries - 1: raise FetchError(f'{url} does not come ({_reason(error)}; {tries} tries).') from None
+            if n == tries - 1:
+                raise FetchError(f'{url} does not come ({_reason(error)}; {tries} tries): check the network.') from None
             if stop.wait(max(wait*2**n, getattr(error, 'wait', 0.))): raise _Stopped from None
         except requests.RequestException as error:
-            raise FetchError(f'{url} cannot be asked for ({_reason(error)}).') from None
+            raise FetchError(f'{url} cannot be asked for ({_reason(error)}): correct the address.') from None
         else:
             _note(part).unlink(missing_ok=True)
             part.replace(path)
@@ -224,7 +228,8 @@ def _examine(path: Path, source: Source, sha256: str) -> dict:
         shape = open_picture(path, 'image').size[::-1]
         if shape != source.size:
             said = f'its annotation says {source.size[1]}x{source.size[0]}'
-            raise ValueError(f'{source.url} has {shape[1]}x{shape[0]} pixels, {said}: it was removed.')
+            raise ValueError(f'{source.url} has {shape[1]}x{shape[0]} pixels, {said}: it was removed. '
+                             'Check the address: it leads to other pictures.')
     return row
 
 def _fetch_one(folder: Path, source: Source, line: dict, tries, wait, stop) -> tuple:
@@ -297,14 +302,16 @@ def extract(
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise ValueError(f'{archive} cannot be unpacked ({error}): delete it and fetch it again.') from None
 
+_UNTOUCHED = 'nothing was taken from it. Delete it and fetch it again from a server that you trust.'
+
 def _check_wanted(archive, wanted: list, names: list, limit: int):
     lacking, size = set(names) - {m.filename for m in wanted}, sum(m.file_size for m in wanted)
     if lacking or len(wanted) != len(names):
         holds = sorted(lacking)[0] + ' not at all' if lacking else 'a wanted file twice'
-        raise ValueError(f'{archive} holds {holds}: it is not the archive that is meant.')
+        raise ValueError(f'{archive} holds {holds}: it is not the archive that is meant, fetch that one.')
     if size > limit:
         raise ValueError(f'{archive} unpacks to {size/1e6:,.0f} MB, more than the {limit/1e6:,.0f} allowed: '
-                         'nothing was taken from it.')
+                         f'{_UNTOUCHED}')
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #98c74f1f
 def _unpack(z: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path):
@@ -318,9 +325,9 @@ def _member(info: zipfile.ZipInfo, archive) -> zipfile.ZipInfo:
     name = info.orig_filename
     absolute = name.startswith(('/', '\\')) or re.match('[A-Za-z]:', name)
     if absolute or '..' in re.split(r'[/\\]', name) or '\0' in name:
-        raise ValueError(f'{archive} holds {name!r}, which leads out of the folder: nothing was taken from it.')
+        raise ValueError(f'{archive} holds {name!r}, which leads out of the folder: {_UNTOUCHED}')
     if info.external_attr >> 28 == 0o12:
-        raise ValueError(f'{archive} holds the link {name!r}: nothing was taken from it.')
+        raise ValueError(f'{archive} holds the link {name!r}: {_UNTOUCHED}')
     return info
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #1abcf0d0
@@ -362,7 +369,8 @@ def listed_photos(
     names = [checked_item(row, dict(file_name=str), f'{path}, row {n}')['file_name'] for n, row in enumerate(rows, 1)]
     for n, name in enumerate(names, 1):
         if not re.fullmatch(r'\d{12}\.(jpg|png)', name):
-            raise ValueError(f'{path}, row {n}: {name!r} is not a name of COCO, twelve digits and .jpg.')
+            raise ValueError(f'{path}, row {n}: {name!r} is not a name of COCO, '
+                             'which should be twelve digits and .jpg.')
     return list(dict.fromkeys(names)), 0
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #f6d5225d
@@ -383,7 +391,7 @@ def photo_sources(
     strange = [name for name in names if name not in known or not re.fullmatch(r'\w[\w.-]*', name)]
     if strange:
         raise ValueError(f'{len(strange)} of {len(names)} images are not in {path}, '
-                         f'the first is {strange[0]!r}: is the list of another split?')
+                         f'the first is {strange[0]!r}: give a list of {split}.')
     sources = []
     for name in names:
         image = known[name]

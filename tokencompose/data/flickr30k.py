@@ -86,7 +86,8 @@ def _box(item, size: tuple, path):
     left, top, right, bottom = (_number(item, f'bndbox/{key}', path) - 1 for key in ('xmin', 'ymin', 'xmax', 'ymax'))
     if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
         box = f'{left + 1}, {top + 1}, {right + 1}, {bottom + 1}'
-        raise ValueError(f'{path}: the box {box} does not lie in the picture of {size[1]}x{size[0]} pixels.')
+        raise ValueError(f'{path}: the box {box} does not lie in the picture of {size[1]}x{size[0]} pixels; '
+                         'correct the one that is wrong.')
     return left, top, right, bottom
 
 # %% ../../nbs/2_data/00_data.flickr30k.ipynb #031872ad
@@ -169,9 +170,10 @@ def read_flickr30k(
     "Every picture of a split."
     path = Path(folder)/f'{split}.txt'
     if not path.is_file():
-        raise FileNotFoundError(f'There is no {path}: for the miniature run data_prep/00_scenes.ipynb (again), '
-                                'for Flickr30K Entities put its lists, Sentences/ and Annotations/ into this folder.')
+        raise FileNotFoundError(f'There is no {path}: run data_prep/00_scenes.ipynb (again) for the miniature, '
+                                'or put its lists, Sentences/ and Annotations/ into this folder.')
     ids = path.read_text(encoding='utf-8').split()
-    if not ids: raise ValueError(f'{path} names no picture: the split is empty.')
-    if len(set(ids)) < len(ids): raise ValueError(f'{path} names the picture {max(ids, key=ids.count)} twice.')
+    if not ids: raise ValueError(f'{path} names no picture: fetch or make the list again.')
+    if len(set(ids)) < len(ids):
+        raise ValueError(f'{path} names the picture {max(ids, key=ids.count)} twice: keep one line of it.')
     return [read_entities(folder, i) for i in ids]

@@ -7,10 +7,12 @@ __all__ = ['SUFFIXES', 'CAPTION_SUFFIXES', 'LISTS', 'list_pictures', 'captions_b
            'belongs_to', 'given_masks', 'build_given', 'build_annotated']
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #8ca9d154
-import csv, dataclasses, io, json, re, unicodedata
+import csv, dataclasses, io, json, re, unicodedata, zipfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from ..core import in_parallel, json_rows, Progress, read_text, write_text
 from .nouns import noun_spans
 from .masks import load_mask
@@ -54,6 +56,8 @@ def list_pictures(
 ) -> list:  # Paths below the folder, sorted
     "The pictures of a folder and its subfolders."
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f'{folder} is a file: give the folder that holds the pictures (unpack an archive first).')
     if not folder.is_dir(): raise FileNotFoundError(
         f'There is no folder of images {folder}: give the folder of your pictures.')
     names = _files(folder, SUFFIXES, 'image')
@@ -106,6 +110,8 @@ def _table(path: Path) -> list:  # Pairs (row, where)
         except ImportError as error: raise ValueError(f'{path}: reading parquet needs pyarrow ({error}): '
                                                       'pip install pyarrow, or save the list as CSV.') from None
         return [(row, f'{path}, row {n}') for n, row in enumerate(rows, 1)]
+    if zipfile.is_zipfile(path) or path.suffix.lower() in ('.xls', '.ods'):
+        raise ValueError(f'{path} is a workbook or an archive: save its list as CSV.')
     text = read_text(path)
     if path.suffix.startswith('.json') or text.lstrip()[:1] in ('{', '['): return _json_table(path, text)
     head = text.split('\n')[0]
@@ -115,7 +121,7 @@ def _table(path: Path) -> list:  # Pairs (row, where)
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #0c2000e2
 def _json_table(path: Path, text: str) -> list:  # Pairs (row, where)
-    "JSON lines, an array of rows, COCO's captions, or one object with a key for each picture."
+    "JSON lines, an array of rows (alone or in an object), COCO's captions, or an object with a key for each picture."
     try: whole = json.loads(text)
     except (json.JSONDecodeError, RecursionError): return json_rows(path)  # lines, or broken
     if not isinstance(whole, dict) or any(key in whole for key in _FILE_KEYS + _TEXT_KEYS): return json_rows(path)
@@ -125,6 +131,8 @@ def _json_table(path: Path, text: str) -> list:  # Pairs (row, where)
                 for n, item in enumerate(whole['annotations'])]
         return [(dict(file_name=names[a['image_id']]['file_name'], text=a['caption']), f'{path}, annotation {n}')
                 for n, a in enumerate(said) if a['image_id'] in names]
+    inner = [value for value in whole.values() if isinstance(value, list) and all(isinstance(v, dict) for v in value)]
+    if len(inner) == 1 and inner[0]: return [(row, f'{path}, row {n}') for n, row in enumerate(inner[0], 1)]
     def row(value): return value if isinstance(value, dict) else {'text' if isinstance(value, str) else 'texts': value}
     return [(dict(row(value), file_name=name), f'{path}, {name!r}') for name, value in whole.items()]
 
@@ -242,8 +250,10 @@ def _sizes(folder: Path, names: list) -> dict:
 def _tell(lost: dict, folder: Path, total: int, gaps: str):
     "Raise or print what is left out, with the first few of each kind."
     parts = '; '.join(f'{what}: {_some(items)}' for what, items in lost.items() if items)
-    if parts and gaps == 'error':
-        raise ValueError(f'{folder} has {total} images; {parts}. Repair them, or leave them out with gaps "skip".')
+    advice = 'Repair them, or leave them out with gaps "skip".'
+    if len(lost['images without a caption']) == total:
+        advice = 'Write captions beside the images (a .txt for each), or give a list of them (-p captions FILE).'
+    if parts and gaps == 'error': raise ValueError(f'{folder} has {total} images; {parts}. {advice}')
     if parts: print(f'{folder.name} has {total} images; left out: {parts}.')
 
 def _name_others(folder: Path, used: set):
@@ -262,6 +272,9 @@ def belongs_to(
 ):
     "Note whose results a folder holds; refuse one that belongs to other pictures, which are still there."
     note, pictures = Path(folder)/'pictures.txt', Path(pictures).resolve()
+    if pictures in (note.resolve().parent, *note.resolve().parent.parents):
+        raise ValueError(f'{folder} lies in the folder of pictures {pictures}, whose pictures its own would join: '
+                         'choose a folder elsewhere (-p out_dir FOLDER).')
     owner = Path(read_text(note).strip()) if note.is_file() else pictures
     if owner != pictures and owner.is_dir():
         raise ValueError(f'{folder} belongs to the pictures in {owner}: give those in {pictures} a folder of their own '
@@ -275,28 +288,81 @@ def _noun_of(path: Path, picture: str) -> str:
     for before in (f'mask_{picture}_', f'{picture}_', 'mask_'): stem = stem.removeprefix(before)
     return stem.replace('_', ' ')
 
+def _mask_files(root: Path) -> dict:  # Name without suffix, below the folder -> paths
+    "Whatever may be a mask."
+    found = {}
+    for path in sorted(root.rglob('*')):
+        name = path.relative_to(root)
+        if path.suffix.lower() not in SUFFIXES or any(part[0] == '.' for part in name.parts): continue
+        found.setdefault(_same(name.with_suffix('').as_posix()), []).append(path)
+    return found
+
+def _masks_of(names: list, files: dict, inside: dict, classes: list, noun: str) -> list:  # Pairs (noun, path)
+    "Masks that are named after a picture, by any of its names."
+    many = [(_noun_of(path, Path(name).name), path) for name in names for path in inside.get(name, [])]
+    sorts = [(c.replace('_', ' '), path) for c in classes for name in names for path in files.get(f'{c}/{name}', [])]
+    one = [(noun, path) for name in names for end in ('', *_MASK_ENDS) for path in files.get(name + end, [])]
+    return many + sorts + one
+
+# %% ../../nbs/2_data/12_data.folder.ipynb #b7d1e9a4
+def _in_folder(root: Path, stems: list, noun: str) -> list:  # Pairs (noun, path) for each picture
+    "The masks of a folder, whose files and folders are named after the pictures, or whose folders say what is shown."
+    files, inside = _mask_files(root), {}
+    for name, paths in files.items(): inside.setdefault(name.rpartition('/')[0], []).extend(paths)
+    often = Counter(stem.rpartition('/')[2] for stem in stems)
+    taken = {part for stem in stems for part in (stem, *stem.split('/'))}
+    classes = sorted({name.split('/')[0] for name in files if '/' in name} - taken)
+    def names(stem): return [stem] + [s for s in [stem.rpartition('/')[2]] if s != stem and often[s] == 1]
+    found = [_masks_of(names(stem), files, inside, classes, noun) for stem in stems]
+    used = {path for pairs in found for _, path in pairs}
+    lost = [path.relative_to(root).as_posix() for paths in files.values() for path in paths if path not in used]
+    if used and lost: print(f'{root.name}: masks of no picture that has a caption: {_some(lost)}.')
+    return found
+
+def _check_masks(root: Path, count: int):
+    "Say why a folder has no mask of any picture."
+    if not root.is_dir(): raise FileNotFoundError(
+        f"There is no folder of masks {root}: give one, a .json of COCO's instances, or alpha.")
+    others = sorted(path.name for path in root.rglob('*') if path.is_file() and path.name[0] != '.')
+    if others and not _mask_files(root): raise ValueError(
+        f'{root} has no mask that is a picture, but {_some(others)}: write masks as pictures, white on black, '
+        "or as one .json of COCO's instances.")
+    raise ValueError(f'{root} has no mask of any of the {count} pictures: '
+                     'name each as its picture (a file or a folder).')
+
 def given_masks(
     coco: Coco,  # From `read_folder`
     masks: str = '',  # Folder of masks; "alpha": the pictures' own transparency; masks beside the pictures when empty
     noun: str = '',  # What the one mask of a picture shows
 ) -> dict:  # File name of a picture -> pairs (noun, path of a mask)
     "The masks that there are."
-    root, found = Path(masks) if masks else coco.folder, {}
-    for image in coco.images:
-        stem = Path(image.file_name).with_suffix('')
-        many = [p for place in dict.fromkeys((root/stem, root/stem.name)) if masks and place.is_dir()
-                for p in sorted(place.iterdir()) if p.suffix.lower() in SUFFIXES and p.name[0] != '.']
-        ends = ('', *_MASK_ENDS) if masks else _MASK_ENDS
-        one = [p for end in ends for suffix in SUFFIXES if (p := root/f'{stem}{end}{suffix}').is_file()]
-        if masks == 'alpha': many, one = [], [coco.folder/image.file_name]
-        found[image.file_name] = [(_noun_of(p, stem.name), p) for p in many] + [(noun, p) for p in one]
-    if not any(found.values()): raise ValueError(
-        f'{root} has no mask of any of the {len(found)} pictures: name each as its picture (a file or a folder).')
-    unnamed = [path for pairs in found.values() for name, path in pairs if not name]
+    root, pictures = Path(masks) if masks else coco.folder, [image.file_name for image in coco.images]
+    stems = [_same(Path(name).with_suffix('').as_posix()) for name in pictures]
+    if masks == 'alpha': found = [[(noun, coco.folder/name)] for name in pictures]
+    elif masks: found = _in_folder(root, stems, noun)
+    else:
+        files = _mask_files(root)
+        found = [[(noun, path) for end in _MASK_ENDS for path in files.get(stem + end, [])] for stem in stems]
+    if not any(found): _check_masks(root, len(found))
+    unnamed = [path for pairs in found for name, path in pairs if not name]
     if unnamed: raise ValueError(f'{unnamed[0]} does not say what it shows: name it with noun (-p noun cat).')
-    return found
+    return dict(zip(pictures, found))
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #072ebd1f
+def _fitting(path, image: CocoImage) -> torch.Tensor:
+    "A mask, if it has its picture's shape, upright or as a telephone stored it."
+    mask, (height, width) = load_mask(path), image.size
+    shape = tuple(mask.shape)
+    if shape == image.size[::-1] or abs(shape[1]*height - shape[0]*width) <= max(image.size): return mask
+    raise ValueError(f'The mask {path} has {shape[1]}x{shape[0]} pixels and its picture {width}x{height}: '
+                     'they do not belong together, make the mask again.')
+
+def _united(one, other, size) -> torch.Tensor:
+    "Two masks as one; those of different size are brought to that of the picture."
+    def fit(mask): return F.interpolate(mask[None, None].float(), size, mode='nearest')[0, 0].bool()
+    return one | other if one.shape == other.shape else fit(one) | fit(other)
+
+# %% ../../nbs/2_data/12_data.folder.ipynb #c41f7a02
 def _grounded(image: CocoImage, pairs: list, lost: list) -> Grounded:
     "The caption that says most of what the masks show, with the masks of its nouns united."
     def places(caption):
@@ -307,8 +373,8 @@ def _grounded(image: CocoImage, pairs: list, lost: list) -> Grounded:
     lost += [f'{path.name} of {image.file_name}' for noun, path in pairs if noun not in spans]
     for noun, path in pairs:
         if noun not in spans: continue
-        mask = load_mask(path)
-        masks[spans[noun]] = masks.get(spans[noun], torch.zeros_like(mask)) | mask
+        mask = _fitting(path, image)
+        masks[spans[noun]] = _united(masks.get(spans[noun], torch.zeros_like(mask)), mask, image.size)
     mentions = [Mention(a, b, '', caption[a:b]) for a, b in sorted(masks)]
     extra = dict(image_id=image.id, caption_id=caption_id)
     return Grounded(image, caption, mentions, [masks[m.start, m.end] for m in mentions], extra)
@@ -323,8 +389,10 @@ def build_given(
     lost = []
     def prepare(image): return _grounded(image, found[image.file_name], lost)
     def depends(image): return [image.captions, [[n, picture_key(p.parent, p.name)] for n, p in found[image.file_name]]]
-    rows, dropped = write_rows(folder, list(coco.images), coco.folder, prepare, dict(keep_empty=keep_empty), 0, depends)
-    if lost: print(f'{len(lost)} masks show nothing that the caption says: {_some(lost)}.')
+    options = dict(keep_empty=keep_empty)
+    try: rows, dropped = write_rows(folder, list(coco.images), coco.folder, prepare, options, 0, depends)
+    finally:
+        if lost: print(f'{len(lost)} masks show nothing that the caption says: {_some(lost)}.')
     return count_rows(rows) | dict(images_without_mask=dropped, masks_not_in_captions=len(lost))
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #ae22c969
@@ -335,6 +403,9 @@ def build_annotated(
     keep_empty: bool = False,  # Keep rows in which no noun has a mask
 ) -> dict:  # Counts, see `count_rows`
     "Write the data set of annotated masks, of the classes that a caption names."
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(
+        f"There is no file of masks {path}: give a .json of COCO's instances, a folder of masks, or alpha.")
     found, classes = read_instances(path)
     named, _ = _matched(found, [Path(image.file_name) for image in coco.images], path)
     images, other = [], []

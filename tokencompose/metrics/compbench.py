@@ -263,7 +263,7 @@ def read_unidet(
         if not len(row['names']) == len(row['scores']) == len(row['boxes']) or any(len(b) != 4 for b in row['boxes']):
             raise ValueError(f'{path}, row {number}: expected a name, a score and four corners for each box.')
         found[row['image']] = [dict(name=name, score=score, box=box) for name, score, box in things]
-    if not found: raise ValueError(f'{path} holds no picture: let UniDet write its boxes first.')
+    if not found: raise ValueError(f'{path} holds no picture: run UniDet first, which writes its boxes there.')
     return found
 
 def named_boxes(

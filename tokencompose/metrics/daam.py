@@ -83,12 +83,12 @@ def daam_rows(
 ) -> list:  # Row numbers
     "The pictures to draw again, in order: those whose caption names something that has a mask."
     if pictures < 0: raise ValueError(f'pictures: expected 0 (every one) or more, got {pictures}.')
-    if dataset.flip: raise ValueError('Pictures are inverted unmirrored: set flip=0.')
+    if dataset.flip: raise ValueError(f'flip: pictures are inverted unmirrored, set 0 instead of {dataset.flip}.')
     def scorable(i): return any(ids and mask for ids, mask in zip(dataset.token_ids(i), dataset.rows[i].masks))
     rows = list(filter(scorable, range(len(dataset))))
     if not rows:
         raise ValueError(f'None of the {len(dataset)} captions in {dataset.folder} names something that has a mask: '
-                         'nothing to score.')
+                         'nothing to score. Give rows whose nouns stand in their captions, with masks.')
     return rows[:pictures or None]
 
 def plain_latents(
@@ -213,7 +213,8 @@ def daam_examples(
 ) -> list:  # `RedrawnMaps` of each row
     "Pictures, reconstructions and maps to look at, as `plotting.attention_grid` takes them."
     if absent := [i for i in indices if not 0 <= i < len(dataset)]:
-        raise IndexError(f'{dataset.folder} has rows 0 to {len(dataset) - 1}, not {", ".join(map(str, absent))}.')
+        raise IndexError(f'{dataset.folder} has no row {", ".join(map(str, absent))}: '
+                         f'choose from 0 to {len(dataset) - 1}.')
     items = [dataset[i] for i in indices]
     invert_pictures(pipe, items, folder, batch, (0, 1), **settings)
     inversion = _stacked(folder, items)

@@ -66,14 +66,14 @@ def _kind_of(folder) -> str:
                                 'name a folder written by save_pretrained of the model and its processor.')
     kind = read_json(folder/'config.json').get('model_type')
     if kind in _DETECTORS: return kind
-    raise ValueError(f'{folder} holds a model of the type {kind!r}: a judge is of the type {" or ".join(_DETECTORS)}.')
+    raise ValueError(f'{folder} holds a model of the type {kind!r}: expected a judge, {" or ".join(_DETECTORS)}.')
 
 def _check_preprocessing(folder, images, side: int):
     "Refuse pictures of a size that the model does not take, and lost borders."
     size = images.size
     if (size['height'], size['width']) != (side, side):
         raise ValueError(f'{folder}: the preprocessing makes pictures of {size["height"]}x{size["width"]} pixels, '
-                         f'the model takes {side}x{side}.')
+                         f'the model takes {side}x{side}; correct `size` in preprocessor_config.json.')
     if getattr(images, 'do_center_crop', False) and images.crop_size != images.size:
         raise ValueError(f'{folder}: the preprocessing cuts the borders off, where things may stand: '
                          'set do_center_crop to false in preprocessor_config.json.')
@@ -157,7 +157,9 @@ def query_embeddings(
     texts = [QUERY.format(name) for name in names]
     tokens = judge.processor.tokenizer(texts, padding='max_length', max_length=length)
     long = [name for name, ids in zip(names, tokens.input_ids) if len(ids) > length]
-    if long: raise ValueError(f'The class name {long[0]!r} is too long for the judge, which reads {length} tokens.')
+    if long:
+        raise ValueError(f'The class name {long[0]!r} is too long for the judge, which reads {length} tokens: '
+                         'give a shorter one.')
     ids, mask = (torch.tensor(tokens[key], device=judge.device) for key in ('input_ids', 'attention_mask'))
     embeddings = judge.towers.get_text_features(ids, mask)
     return dict(zip(names, embeddings/embeddings.norm(dim=-1, keepdim=True)))
@@ -233,7 +235,7 @@ def _verdicts(judge, paths: list, queries, keep_boxes, pool) -> list:
     scores, boxes = box_scores(judge, torch.cat(images), queries)
     if not all(s.isfinite().all() for s in scores):
         raise ValueError(f'The judge gave scores that are not finite for one of {paths[0]} and the {len(paths) - 1} '
-                         'after it: its weights are damaged.')
+                         'after it: its weights are damaged, fetch or make them again.')
     verdicts = []
     for path, score, box in zip(paths, scores, boxes):
         keep = score.amax(1) >= FLOOR

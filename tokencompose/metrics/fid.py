@@ -207,7 +207,8 @@ def coco_captions(
                 for note in data['annotations']]
         rows = sorted(rows, key=lambda row: row['unique_id'])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{path} is not a caption file of COCO ({type(error).__name__}: {error}).') from None
+        raise ValueError(f'{path} is not a caption file of COCO ({type(error).__name__}: {error}): '
+                         'give captions_val2017.json, or a file of its form.') from None
     return _drawn([row for row in rows if row['text']], count, seed, path, 'captions')
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #dfd9d566
@@ -249,6 +250,8 @@ def _is_pair(row) -> bool:
     return all(isinstance(row.get(key), str) for key in ('text', 'image'))
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #682e0cd6
+_NAMES_WANTED = 'put whole PNG files there, each named <unique_id>_<round>.png, rounds from 0'
+
 def checked_pictures(
     folder,  # Folder of pictures from `sampling`
     rows: list,  # With unique_id and text
@@ -262,8 +265,9 @@ def checked_pictures(
     for key, first in (('missing', 'the first is'), ('broken', 'the first one is')):
         if state[key]: problems.append(f'{len(state[key])} {key}, {first} {image_name(*state[key][0])}')
     if problems:
-        raise FileNotFoundError(f'The pictures in {folder} are not complete ({"; ".join(problems)}): '
-                                'run nbs/sample.ipynb again, it draws what is missing.')
+        ours = (folder/'settings.json').is_file()
+        remedy = 'run nbs/sample.ipynb again, it draws what is missing' if ours else _NAMES_WANTED
+        raise FileNotFoundError(f'The pictures in {folder} are not complete ({"; ".join(problems)}): {remedy}.')
     stale = _of_other_texts(folder/'settings.json', rows)
     if stale:
         raise ValueError(f'{len(stale)} pictures in {folder} were drawn from other texts than the list says, the first '

@@ -12,6 +12,8 @@ import numpy as np
 from ..core import keyed_rng
 
 # %% ../../nbs/4_metrics/03_metrics.frechet.ipynb #145cdd91
+_DAMAGED = 'a picture or the network that looked at it is damaged; make or fetch it again.'
+
 def frechet_distance(
     mean_a: np.ndarray,  # (features,)
     cov_a: np.ndarray,  # (features, features)
@@ -22,9 +24,9 @@ def frechet_distance(
     mean_a, cov_a, mean_b, cov_b = (np.asarray(x, dtype=np.float64) for x in (mean_a, cov_a, mean_b, cov_b))
     if not (mean_a.shape == mean_b.shape and cov_a.shape == cov_b.shape == mean_a.shape*2):
         raise ValueError(f'Statistics of {mean_a.shape} {cov_a.shape} and {mean_b.shape} {cov_b.shape} '
-                         'do not belong to the same features.')
+                         'do not belong to the same features: compare pictures seen by one network.')
     if not all(np.isfinite(x).all() for x in (mean_a, cov_a, mean_b, cov_b)):
-        raise ValueError('The statistics are not finite: a picture or the network that looked at it is damaged.')
+        raise ValueError(f'The statistics of {len(mean_a)} features are not finite: {_DAMAGED}')
     values, vectors = np.linalg.eigh(cov_a)
     root = vectors*np.sqrt(np.maximum(values, 0))
     shared = np.linalg.eigvalsh(root.T @ cov_b @ root)
@@ -44,8 +46,7 @@ class Moments:
         if features.ndim != 2: raise ValueError(f'Features of shape {features.shape}: expected (pictures, features).')
         damaged = int((~np.isfinite(features)).any(1).sum())
         if damaged:
-            raise ValueError(f'The features of {damaged} pictures are not finite: '
-                             'a picture or the network that looked at it is damaged.')
+            raise ValueError(f'The features of {damaged} of {len(features)} pictures are not finite: {_DAMAGED}')
         if len(features) == 0: return self
         part = Moments()
         part.n, part.mean = len(features), features.mean(0)
@@ -56,7 +57,8 @@ class Moments:
         "Take in what others have seen."
         if other.n == 0: return self
         if self.n and np.shape(self.mean) != np.shape(other.mean):
-            raise ValueError(f'Features of {len(other.mean)} numbers cannot join features of {len(self.mean)}.')
+            raise ValueError(f'Features of {len(other.mean)} numbers cannot join features of {len(self.mean)}: '
+                             'use one network for all pictures.')
         n, step = self.n + other.n, other.mean - self.mean
         self.scatter = self.scatter + other.scatter + (np.outer(step, step)*self.n*other.n/n if self.n else 0)
         self.mean, self.n = self.mean + step*other.n/n, n

@@ -47,9 +47,9 @@ def _named(number, row) -> dict:
 def _row_problem(row) -> str:
     "What is wrong with a row, \"\" if nothing."
     if not isinstance(row, dict): return f'expected an object, got {type(row).__name__}'
-    if not isinstance(row.get('text'), str) or not row['text']: return 'there is no prompt'
+    if not isinstance(row.get('text'), str) or not row['text']: return 'the prompt is missing, add it'
     if row.get('tag') not in TASKS: return f'the tag {row.get("tag")!r} is not one of {", ".join(TASKS)}'
-    if not row.get('include'): return 'there is nothing to include'
+    if not row.get('include'): return '`include` is empty, name there what a picture must show'
     clauses = [*enumerate(row['include']), *((None, clause) for clause in row.get('exclude', []))]
     return next(filter(None, (clause_problem(clause, place) for place, clause in clauses)), '')
 
@@ -139,7 +139,7 @@ def shortcomings(
 # %% ../../nbs/4_metrics/06_metrics.geneval.ipynb #a96e7241
 def _check_clauses(metadata):
     clauses = [*enumerate(metadata.get('include', [])), *((None, clause) for clause in metadata.get('exclude', []))]
-    problem = '' if 'tag' in metadata else 'there is no tag'
+    problem = '' if 'tag' in metadata else 'the tag is missing, add it'
     problem = problem or next(filter(None, (clause_problem(clause, place) for place, clause in clauses)), '')
     if problem: raise ValueError(f'The prompt {metadata.get("prompt", metadata.get("text"))!r}: {problem}.')
 

@@ -113,7 +113,7 @@ def probe(
         nouns += [items[b]['nouns'][n] for b, n in pairs]
     if not parts:
         raise ValueError(f'None of the {len(dataset)} captions in {dataset.folder} contains one of its nouns: '
-                         'nothing to score.')
+                         'nothing to score. Write nouns as the captions have them.')
     scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return ProbeResult(scores, images, nouns, total - len(nouns))
 

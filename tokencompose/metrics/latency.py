@@ -61,7 +61,7 @@ def time_methods(
     **conditions,  # What else is worth keeping: steps, resolution, dtype, attention
 ) -> Times:
     "Time methods round by round, in turning order."
-    if not calls: raise ValueError('There is no method to time.')
+    if not calls: raise ValueError('calls: there is no method to time, name one or more in `methods`.')
     if warm_up < 0 or repeats < 2 or images < 1:
         raise ValueError('Expected warm_up of 0 or more, repeats of 2 or more and images of 1 or more, '
                          f'got {warm_up}, {repeats} and {images}.')
@@ -97,7 +97,7 @@ def latency_table(
 ) -> pd.DataFrame:  # Index method; seconds a picture, std, low, high; ratio, ratio_low, ratio_high; peak_memory_mb
     "Seconds a picture and the ratio to plain sampling, each with a 95 % interval over rounds."
     if baseline not in times.names:
-        raise ValueError(f'baseline: {baseline!r} was not timed, only {", ".join(times.names)}.')
+        raise ValueError(f'baseline: {baseline!r} was not timed; choose one of {", ".join(times.names)}.')
     per_image, base = times.seconds/times.images, times.names.index(baseline)
     means = bootstrap_means(per_image, draws=draws, seed=seed)         # columns share their draws: rounds stay together
     rows = []

@@ -9,7 +9,7 @@ __all__ = ['ADE20K_UNSEEN', 'prompt_text', 'prompt_row', 'prompt_classes', 'draw
            'mg_result']
 
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #f01e8c6a
-import itertools, json, math
+import csv, io, itertools, json, math
 from collections import Counter
 from pathlib import Path
 import numpy as np
@@ -74,7 +74,7 @@ def draw_prompts(
     if count > len(sets):
         outside = ' outside the excluded ones' if banned else ''
         raise ValueError(f'{count} prompts of {objects} out of {len(classes)} classes were asked for, '
-                         f'but only {len(sets)} distinct sets exist{outside}.')
+                         f'but only {len(sets)} distinct sets exist{outside}: ask for fewer.')
     return [prompt_row(i, list(names)) for i, names in enumerate(sets[:count])]
 
 def _check_classes(classes, objects, exclude):
@@ -91,7 +91,7 @@ def _check_classes(classes, objects, exclude):
 def prompt_problem(row) -> str:
     "What is wrong with a prompt row, \"\" if nothing."
     if not isinstance(row, dict): return f'expected an object, got {type(row).__name__}'
-    if 'num_objects' not in row: return 'it names no classes (num_objects, obj_1_attributes, ...): nothing to count'
+    if 'num_objects' not in row: return 'it names no classes to count: add num_objects, obj_1_attributes and so on'
     for key, kind in (('unique_id', int), ('num_objects', int), ('text', str)):
         if type(row.get(key)) is not kind:
             return f'{key} should be {"a number" if kind is int else "a text"}, got {row.get(key)!r}'
@@ -102,9 +102,9 @@ def prompt_problem(row) -> str:
     for key in expected:
         if not _is_one_name(row[key]): return f'{key} should be a list of one class name, got {row[key]!r}'
     names = prompt_classes(row)
-    if len(set(names)) < len(names): return f'a class is asked for twice ({", ".join(names)})'
+    if len(set(names)) < len(names): return f'a class is asked for twice ({", ".join(names)}), name each once'
     absent = [name for name in names if name not in row['text']]
-    return f'the text does not name {", ".join(absent)}' if absent else ''
+    return f'the text does not name {", ".join(absent)}, correct one of the two' if absent else ''
 
 def _is_one_name(value) -> bool:
     return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and bool(value[0])
@@ -112,14 +112,22 @@ def _is_one_name(value) -> bool:
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #b21f98fb
 _PROMPT_KEYS = ('text', 'prompt', 'Prompt', 'caption')
 
+def _prompt_table(path) -> list:  # Pairs (row, where it stands)
+    "The rows of a table with a header, such as that of PartiPrompts."
+    text = read_text(path)
+    between = max('\t;|,', key=text.partition('\n')[0].count)
+    return [(row, f'{path}, row {n}') for n, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=between), 2)]
+
+# %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #c41f7a03
 def prompt_rows(
-    path,  # JSON array or JSON lines of rows or texts; or a .txt with one prompt a line
+    path,  # JSON array or JSON lines of rows or texts; a .txt with one prompt a line; or a .csv or .tsv with a header
 ) -> list:  # Pairs (row with unique_id and text, where it stands)
     "The prompts of a file in any form that is in use; ids are numbers from 0 where the file has none."
+    if not Path(path).is_file(): raise FileNotFoundError(f'There is no file of prompts {path}: name one that exists.')
     if Path(path).suffix == '.txt':
         lines = [line.strip() for line in read_text(path).splitlines()]
         found = [(line, f'{path}, line {n}') for n, line in enumerate(lines, 1) if line]
-    else: found = json_rows(path)
+    else: found = _prompt_table(path) if Path(path).suffix in ('.csv', '.tsv') else json_rows(path)
     rows = []
     for n, (row, where) in enumerate(found):
         row = dict(text=row) if isinstance(row, str) else row
@@ -137,7 +145,7 @@ def read_prompts(
 ) -> list:  # The rows
     "Read and check a prompt file."
     rows = prompt_rows(path)
-    if not rows: raise ValueError(f'{path}: expected a list of prompts.')
+    if not rows: raise ValueError(f'{path} holds no prompt: write some into it.')
     for row, where in rows:
         problem = prompt_problem(row) if classes or 'num_objects' in row else ''
         if problem: raise ValueError(f'{where}: {problem}.')

@@ -22,9 +22,11 @@ def _check_pairs(maps, masks):
         raise ValueError(f'Maps of shape {tuple(maps.shape)} and masks of shape {tuple(masks.shape)}: '
                          'expected (N, h, w) and (N, H, W) with the same N.')
     broken = (~maps.isfinite()).flatten(1).any(1).sum()
-    if broken: raise ValueError(f'{broken} of {len(maps)} maps hold values that are not finite.')
+    if broken:
+        raise ValueError(f'{broken} of {len(maps)} maps hold values that are not finite: '
+                         'leave them out, or run the model in float32.')
     if (maps < 0).any():
-        raise ValueError('A map is negative somewhere: attention probabilities are expected, '
+        raise ValueError(f'A map goes down to {maps.min():.3g}: attention probabilities are expected, '
                          'not their logarithms or scores.')
     return maps.float(), masks.to(maps.device).bool()
 
@@ -137,7 +139,9 @@ def _by_image(values, images):
         raise ValueError(f'{len(values)} scores but {len(images)} image ids: '
                          'give one id for each pair of map and mask.')
     defined = ~np.isnan(values)
-    if not defined.any(): raise ValueError(f'None of the {len(values)} pairs has a defined score: every mask is empty.')
+    if not defined.any():
+        raise ValueError(f'None of the {len(values)} pairs has a defined score, every mask is empty: '
+                         'give masks of the nouns.')
     ids, place = np.unique(np.asarray(images)[defined], return_inverse=True)
     counts = np.bincount(place)
     return ids.tolist(), np.bincount(place, values[defined])/counts, counts

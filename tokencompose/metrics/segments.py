@@ -68,7 +68,9 @@ class Mask2Former:
     def __call__(self, picture: Image.Image, names: list, masked: set) -> list:
         "Things of some classes: dicts with name, score, box and mask."
         lost = sorted(set(names) - set(self.names))
-        if lost: raise ValueError(f'{self.label} does not know the class {lost[0]!r}: it cannot judge such prompts.')
+        if lost:
+            raise ValueError(f'{self.label} does not know the class {lost[0]!r}: leave such prompts out, '
+                             'or point `instances` at a model that knows it.')
         inputs = self.processor(picture, return_tensors='pt')
         output = self.model(**inputs.to(self.device))
         shown = inputs.pixel_mask[0].bool()  # what is padding to the network is none of the picture
@@ -139,8 +141,8 @@ def load_instances(
     if kind == 'mask2former': return Mask2Former(folder, model, device)
     if kind in ('owlv2', 'owlvit'):
         return OwlSam(load_judge(model, revision, device), load_segmenter(resolve(segmenter), device))
-    raise ValueError(f'{folder} holds a model of the type {kind!r}: `instances` is a Mask2Former, or an OWLv2 whose '
-                     'boxes SAM cuts out.')
+    raise ValueError(f'{folder} holds a model of the type {kind!r}: point `instances` at a Mask2Former, or at an '
+                     'OWLv2, whose boxes SAM cuts out.')
 
 # %% ../../nbs/4_metrics/13_metrics.segments.ipynb #fc67561f
 _SENTENCES = ('a photo of a {color} {name}', 'a photo of a {color}-colored {name}', 'a photo of a {color} object')

@@ -94,7 +94,8 @@ def _visor_problem(row) -> str:
     if problem: return problem
     if row.get('rel_type') not in RELATIONS:
         return f'rel_type should be one of {", ".join(RELATIONS)}, got {row.get("rel_type")!r}'
-    return '' if row['rel_type'] in row['text'] else f'the text does not say {row["rel_type"]!r}'
+    if row['rel_type'] in row['text']: return ''
+    return f'the text does not say {row["rel_type"]!r}, correct one of the two'
 
 save_visor = save_prompts
 

@@ -41,7 +41,9 @@ def answer_marks(
     "The ids that the score depends on."
     known = tokenizer.get_vocab()
     missing = [word for word in ('yes', 'no') if word not in known]
-    if missing: raise ValueError(f'The vocabulary has no {" and no ".join(missing)}: this BLIP cannot answer.')
+    if missing:
+        raise ValueError(f'The vocabulary of {tokenizer.name_or_path} has no {" and no ".join(missing)}: '
+                         'this BLIP cannot answer; point `vqa` at one that was trained for questions.')
     dec = known.get('[DEC]', config.bos_token_id)
     marks = dict(enc=known.get('[ENC]', dec + 1), dec=dec, yes=known['yes'], no=known['no'])
     if max(marks.values()) < config.vocab_size: return marks
@@ -79,9 +81,12 @@ def load_vqa(
     if report['missing_keys']:
         first = sorted(report['missing_keys'])[0]
         raise ValueError(f'The BLIP in {folder} lacks {len(report["missing_keys"])} of its weights, the first is '
-                         f'{first}: it was not trained for questions, or was only half fetched.')
+                         f'{first}: it was not trained for questions, or was only half fetched. '
+                         'Fetch Salesforce/blip-vqa-base, or make it again.')
     side, patch = side or net.config.vision_config.image_size, net.config.vision_config.patch_size
-    if side % patch: raise ValueError(f'vqa_side: {side} pixels are not a multiple of the model\'s patch of {patch}.')
+    if side % patch:
+        raise ValueError(f'vqa_side: {side} pixels are not a multiple of the model\'s patch of {patch}; '
+                         f'give {side//patch*patch or patch}, or 0 for the model\'s own.')
     images = BlipImageProcessor.from_pretrained(folder)
     images.size = dict(height=side, width=side)
     tokenizer = BertTokenizerFast.from_pretrained(folder)

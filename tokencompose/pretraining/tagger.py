@@ -68,7 +68,7 @@ class Grammar:
         unknown = sorted(s for s in used if s not in self.ways and s not in lists and '/' not in s and s != '-')
         if unknown:
             names = ', '.join(unknown)
-            raise ValueError(f'The grammar uses {names}, which neither it nor the lexicon defines.')
+            raise ValueError(f'The grammar uses {names}, which neither it nor the lexicon defines: add it to one.')
 
     def _add(self, name: str, ways: str):
         pairs = [re.fullmatch(r'\s*(\d+ )?(.+?)\s*', way).groups() for way in ways.split(' | ')]

@@ -81,7 +81,7 @@ def check_result(
 ) -> dict:  # The same
     "Refuse a result that is incomplete, misspelt or not a number, in one sentence."
     problem = _result_problem(result)
-    if problem: raise ValueError(f'{where}: {problem}.')
+    if problem: raise ValueError(f'{where}: {problem}; make it again.')
     return result
 
 def _result_problem(r) -> str:
@@ -202,7 +202,8 @@ def _common_names(key, runs) -> list:
     "Figures that all runs hold; refuses a seed counted twice and runs judged differently."
     seeds, judges = [r['seed'] for r in runs], {r.get('judge') for r in runs}
     _, metric, method = key
-    if len(set(seeds)) < len(seeds): raise ValueError(f'{method}, {metric}: a training seed occurs twice ({seeds}).')
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f'{method}, {metric}: a training seed occurs twice ({seeds}); keep one result a seed.')
     if len(judges) > 1:
         named = ' and '.join(map(str, sorted(judges, key=str)))
         raise ValueError(f'{method}, {metric}: judged by {named}; score all with one judge.')

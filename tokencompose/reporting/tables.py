@@ -132,13 +132,13 @@ def _comparable(results, rows, columns, profile) -> tuple:
     results = _wanted(results, rows, columns)
     profiles = {r['profile'] for r in results} | ({profile} if profile else set())
     if len(profiles) != 1:
-        found = ', '.join(sorted(profiles)) or 'none (name it: profile=...)'
-        raise ValueError(f'One table shows one profile, got {found}.')
+        found = ', '.join(sorted(profiles)) or 'none'
+        raise ValueError(f'One table shows one profile, got {found}: give `profile` and the results of that one.')
     for metric in dict.fromkeys(metric for metric, _ in columns):
         judges = {r.get('judge') for r in results if r['metric'] == metric}
         if len(judges) > 1:
             raise ValueError(f'{metric}: methods were judged by {" and ".join(sorted(map(str, judges)))}; '
-                             'their numbers cannot share a column.')
+                             'their numbers cannot share a column, score all with one judge.')
     return results, profiles.pop()
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #4e6a6866
@@ -233,7 +233,7 @@ def paired_difference(
     sides = [sorted(side, key=lambda r: str(r['seed'])) for side in sides]
     if _other_units(sides, name):
         raise ValueError(f'{method} and {baseline} were scored on different prompts or images of {metric}: '
-                         'a paired difference needs the same ones.')
+                         'score both on the same ones, to pair them.')
     return _difference(sides, bool(common), metric, name)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #7989f17d

@@ -88,7 +88,9 @@ class AttendExcite(Rival):
         side = str(self.attn_res) if self.attn_res else coarse_up_group(self.unet).split('_')[1]
         names = list(cross_attention_groups(self.unet))
         found = [name for name in names if name.split('_')[1] == side]
-        if not found: raise ValueError(f'attend_excite: no maps with side {side} (attn_res) among {", ".join(names)}.')
+        if not found:
+            raise ValueError(f'attend_excite: no maps with side {side} among {", ".join(names)}; '
+                             'choose `attn_res` among these sides, or 0.')
         return found
 
     def draw(self, inputs, noise, steps, guidance_scale):
@@ -122,8 +124,8 @@ class AttendExcite(Rival):
 def tokens(self: AttendExcite, inputs: list) -> tuple:  # positions (batch, S), counted (batch, S), ends (batch,)
     chosen = [excited_tokens(i.token_ids, self.token_rule) for i in inputs]
     for i, ids in zip(inputs, chosen):
-        if not ids: raise ValueError(f'attend_excite: no object of the prompt {i.text!r} has token positions '
-                                     '(`token_ids` of its inputs).')
+        if not ids: raise ValueError(f'attend_excite: no object of the prompt {i.text!r} has token positions; '
+                                     'give its inputs `token_ids`.')
     def padded(rows): return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     tokens = padded([torch.tensor(ids) for ids in chosen])
     counted = padded([torch.ones(len(ids), dtype=torch.bool) for ids in chosen])

@@ -39,7 +39,7 @@ class Rival:
 
     def draw(self, inputs: list, noise: torch.Tensor, steps: int, guidance_scale: float) -> torch.Tensor:
         "Latents from noise, one row for each of `inputs`."
-        raise NotImplementedError
+        raise NotImplementedError(f'{self.name} does not say how it draws: write its method `draw`.')
 
     def denoise(self, noise, text_states, steps, guidance_scale, unet=None, adjust=None) -> torch.Tensor:
         "Plain sampling's loop with the pipeline's scheduler, in the precision of the caller's autocast."
@@ -65,7 +65,8 @@ class Rival:
             if text not in self.inputs: raise ValueError(f'{self.name} has no inputs for the prompt {text!r}: '
                                                          'make them with rivals.inputs.make_inputs.')
         if latents is None: latents = _random_latents(self.unet, len(prompts), generator)
-        if len(latents) != len(prompts): raise ValueError(f'{len(latents)} latents for {len(prompts)} prompts.')
+        if len(latents) != len(prompts):
+            raise ValueError(f'{len(latents)} latents for {len(prompts)} prompts: give one for each.')
         noise = latents.to(self.unet.device, self.unet.dtype)
         final = self.draw([self.inputs[text] for text in prompts], noise, num_inference_steps, guidance_scale)
         return StableDiffusionPipelineOutput(_pictures(self.pipe, final, output_type), None)

@@ -52,7 +52,7 @@ class Composable(Rival):
     def draw(self, inputs, noise, steps, guidance_scale):
         for i in inputs:
             if not i.concepts:
-                raise ValueError(f'composable: the prompt {i.text!r} has no sub-prompts (`concepts` of its inputs).')
+                raise ValueError(f'composable: the prompt {i.text!r} has no sub-prompts; give its inputs `concepts`.')
         owners = torch.tensor([b for b, i in enumerate(inputs) for _ in i.concepts], device=noise.device)
         weights = [w for i in inputs for w in self.weights(i, guidance_scale)]
         weights = torch.tensor(weights, device=noise.device)

@@ -115,7 +115,8 @@ def parse_spans(
     try:
         found = _constituents(_read_tree(parse), leaves)
         places = _leaf_places(text, leaves)
-    except ValueError as error: raise ValueError(f'The parse of {text!r} cannot be used: {error}.') from None
+    except ValueError as error:
+        raise ValueError(f'The parse of {text!r} cannot be used: {error}; correct it.') from None
     spans = [(places[a][0], places[b - 1][1]) for label, a, b in found if label == 'NP' and b - a > 1]
     return list(dict.fromkeys(spans))
 

@@ -78,12 +78,14 @@ class Layout(Rival):
     def name(self): return 'layout'
 
     def objects(self, inputs) -> list:  # (token positions, boxes) of each object
-        if not inputs.boxes: raise ValueError(f'layout: the prompt {inputs.text!r} has no boxes in its inputs.')
+        if not inputs.boxes:
+            raise ValueError(f'layout: the prompt {inputs.text!r} has no boxes; give its inputs `boxes`.')
         positions = inputs.token_ids
         if self.whitespace_tokens: positions = [whitespace_positions(inputs.text, name) for name in inputs.objects]
         found = [(places, boxes) for places, boxes in zip(positions, inputs.boxes) if places]
         if not found:
-            raise ValueError(f'layout: no object of the prompt {inputs.text!r} has token positions in its inputs.')
+            raise ValueError(f'layout: no object of the prompt {inputs.text!r} has token positions and boxes; '
+                             'give its inputs `token_ids`.')
         return found
 
     def draw(self, inputs, noise, steps, guidance_scale):

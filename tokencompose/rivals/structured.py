@@ -42,7 +42,8 @@ def phrase_positions(
         alone = len(tokenizer(phrase).input_ids) - 2
         if record.reason or len(record.token_ids) != alone:
             why = record.reason or 'its tokens differ when it stands alone'
-            raise ValueError(f'structured: the span of {phrase!r} in {text!r} is no phrase of whole words ({why}).')
+            raise ValueError(f'structured: the span of {phrase!r} in {text!r} is no phrase of whole words ({why}); '
+                             'correct it in `spans` of its inputs, or leave it out.')
         phrases.append(phrase)
         positions.append(record.token_ids)
     return phrases, positions
