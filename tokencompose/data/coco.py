@@ -498,9 +498,7 @@ def write_rows(
         dropped += not row
         bar.update()
         if len(rows) == max_rows > 0: break
-    if not rows:
-        raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on. '
-                         'Give captions that name things which have masks.')
+    if not rows: raise ValueError(f'None of the {len(images)} images has a noun with a mask: say some in captions.')
     _finish_rows(folder, rows, done, keys)
     return rows, dropped
 
