@@ -318,7 +318,7 @@ def test_instances_of_coco_for_ones_own_pictures(tmp_path, capsys):
     assert row['attn_list'][0][0] == 'cats' and 900 < load_mask(tmp_path/'set'/row['attn_list'][0][1]).sum() < 1200 and counts['images_without_mask'] == 1
     assert '1 odd records are left out' in (said := capsys.readouterr().out) and 'another size: masks of 1 (a/photo1.png)' in said
     write_json(tmp_path/'other.json', dict(images=[dict(id=1, file_name='x.png', height=64, width=64)], annotations=[], categories=[]))
-    with pytest.raises(ValueError, match='other.json has no mask of any of the 2 pictures'): build_annotated(tmp_path/'other', read_folder(tmp_path/'mine'), tmp_path/'other.json')
+    with pytest.raises(ValueError, match=r'other.json has no mask of any of the 2 pictures: .*give the file that belongs to them'): build_annotated(tmp_path/'other', read_folder(tmp_path/'mine'), tmp_path/'other.json')
 
 
 def test_masks_that_exist_already_without_a_model(tmp_path):
@@ -537,6 +537,14 @@ def test_instances_by_the_command(tmp_path):
     write_json(tmp_path/'instances.json', dict(images=images, annotations=things, categories=[dict(id=1, name='cat')]))
     run('data_prep/own_images.ipynb', tmp_path, **given)
     assert [[noun for noun, mask in row['attn_list'] if mask] for row in read_jsonl(tmp_path/'out'/'tokencompose'/'metadata.jsonl')] == [['cat'], ['cat']]
+
+
+def test_boxes_alone_are_no_masks(tmp_path):
+    pictures(tmp_path/'mine')
+    images = [dict(id=i, file_name=f'photo{i}.png', width=64, height=64) for i in range(2)]
+    things = [dict(id=i, image_id=i, category_id=1, bbox=[5, 5, 25, 25], segmentation=[]) for i in range(2)]
+    write_json(tmp_path/'boxes.json', dict(images=images, annotations=things, categories=[dict(id=1, name='cat')]))
+    with pytest.raises(ValueError, match='boxes alone are no masks, export them with polygons'): build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), tmp_path/'boxes.json')
 
 
 def test_a_long_prompt_is_told(tmp_path, capfd):

@@ -272,7 +272,7 @@ def test_an_instance_without_a_pixel_or_below_the_floor_is_none():
 
 
 def test_who_cannot_judge(models, tmp_path):
-    with pytest.raises(ValueError, match="of the type 'clip': `instances` is a Mask2Former"): load_instances('tokencompose/zoo/clip')
+    with pytest.raises(ValueError, match="of the type 'clip': point `instances` at a Mask2Former"): load_instances('tokencompose/zoo/clip')
     with pytest.raises(ValueError, match="does not know the class 'mouse'"): Mask2Former(models/'mask2former', 'm', 'cpu')(coarse_picture((64, 64)), ['mouse'], set())
 
 

@@ -176,7 +176,7 @@ def test_a_prompt_file_edited_by_hand(change, message, tmp_path):
 
 def test_an_empty_prompt_file(tmp_path):
     (tmp_path/'prompts.json').write_text('[]')
-    with pytest.raises(ValueError, match='list of prompts'): read_prompts(tmp_path/'prompts.json')
+    with pytest.raises(ValueError, match='holds no prompt'): read_prompts(tmp_path/'prompts.json')
 
 
 # ---- records

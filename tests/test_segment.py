@@ -118,7 +118,7 @@ def test_a_bad_picture_stops_nobody(tmp_path):
     counts = count_masks(done)
     assert (counts['images'], counts['unreadable'], counts['images_without_noun'], counts['nouns'], counts['nouns_with_box'], counts['boxes']) == (8, 3, 1, 14, 8, 40)
     assert len(mask_page(done, tmp_path/'images').axes) == 2*4*2  # two rows of four, pictures and captions
-    with pytest.raises(ValueError, match='none of the images can be read'): mask_page(done[:3], tmp_path/'images')
+    with pytest.raises(ValueError, match='none of the 3 images in .* can be read'): mask_page(done[:3], tmp_path/'images')
 
 
 def by_mask(image, boxes, table):

@@ -214,8 +214,8 @@ def test_their_spread_is_the_jackknifes():
 
 
 def test_weights_that_weigh_nothing():
-    with pytest.raises(ValueError, match='none is negative'): unit_scores([1, 2], [0, 0])
-    with pytest.raises(ValueError, match='none is negative'): unit_scores([1, 2], [2, -1])
+    with pytest.raises(ValueError, match='none must be negative'): unit_scores([1, 2], [0, 0])
+    with pytest.raises(ValueError, match='none must be negative'): unit_scores([1, 2], [2, -1])
 
 
 # ---- two methods with training seeds
@@ -272,7 +272,7 @@ def test_variances_are_found_again():
     scores = rectangle(200, 300, (2, 3, 5), np.random.default_rng(0))[0]
     assert_allclose(variances(scores), (4, 9, 25), rtol=.3)
     assert_allclose(variances([[1, 2], [1, 2]]), (0, .5, 0))      # never negative
-    with pytest.raises(ValueError, match='two of each'): variances([[1, 2]])
+    with pytest.raises(ValueError, match='needs two or more of each'): variances([[1, 2]])
 
 
 def noncentral(effect, error, free):

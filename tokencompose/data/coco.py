@@ -483,9 +483,8 @@ def write_rows(
 ) -> tuple:  # Rows, and the number of images left out because no noun has a mask
     "Write masks and rows, resumably; `metadata.jsonl` comes last."
     folder, pictures = Path(folder), Path(pictures)
-    if not pictures.is_dir():
-        remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images of COCO there'
-        raise FileNotFoundError(f'There is no folder of images {pictures}: {remedy}.')
+    if not pictures.is_dir(): raise FileNotFoundError(
+        f'There is no folder of images {pictures}: draw scenes with data_prep/00_scenes.ipynb, or put COCO there.')
     claim_folder(folder, settings)
     keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
@@ -498,9 +497,8 @@ def write_rows(
         dropped += not row
         bar.update()
         if len(rows) == max_rows > 0: break
-    if not rows:
-        raise ValueError(f'None of the {len(images)} images has a noun with a mask: nothing to train on. '
-                         'Give captions that name things which have masks.')
+    if not rows: raise ValueError(f'None of the {len(images)} images has a noun with a mask: '
+                                  'give captions that name what the masks show, or other masks.')
     _finish_rows(folder, rows, done, keys)
     return rows, dropped
 

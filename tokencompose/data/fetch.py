@@ -148,6 +148,7 @@ def _transfer(url, part: Path, known: bool, stop) -> bool:
         _receive(answer, part, have, stop)
     return have == 0
 
+# %% ../../nbs/2_data/13_data.fetch.ipynb #c41f7a06
 def _receive(answer, part: Path, have: int, stop):
     "Write what comes behind the first `have` bytes."
     length = answer.headers.get('Content-Length', '')

@@ -319,6 +319,7 @@ def _in_folder(root: Path, stems: list, noun: str) -> list:  # Pairs (noun, path
     if used and lost: print(f'{root.name}: masks of no picture that has a caption: {_some(lost)}.')
     return found
 
+# %% ../../nbs/2_data/12_data.folder.ipynb #c41f7a05
 def _check_masks(root: Path, count: int):
     "Say why a folder has no mask of any picture."
     if not root.is_dir(): raise FileNotFoundError(
@@ -414,7 +415,9 @@ def build_annotated(
         if size != image.size: other.append(image.file_name)
         images.append(dataclasses.replace(image, instances=things if size == image.size else ()))
     if other: print(f'left out, since {path} says another size: masks of {_some(other)}.')
-    if not any(image.instances for image in images): raise ValueError(
-        f'{path} has no mask of any of the {len(images)} pictures: give the file that belongs to them.')
+    if not any(image.instances for image in images):
+        remedy = f'it names {_some(sorted(found)) or "no picture"}, give the file that belongs to them'
+        if named and not other: remedy = 'boxes alone are no masks, export them with polygons or run lengths'
+        raise ValueError(f'{path} has no mask of any of the {len(images)} pictures: {remedy}.')
     whole = dataclasses.replace(coco, images=tuple(images), classes=classes, files=(*coco.files, Path(path)))
     return build_dataset(folder, whole, keep_empty=keep_empty)
