@@ -100,7 +100,8 @@ def items_by_id(
 def read_annotations(path, kinds: dict) -> dict:
     "An annotation file, if it is an object with these keys of these types."
     if not path.is_file():
-        remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the file of COCO there'
+        remedy = ('draw the scenes with data_prep/00_scenes.ipynb, fetch the photos with 00_fetch, '
+                  'or put the file of COCO there')
         raise FileNotFoundError(f'There is no {path}: {remedy}.')
     return checked_item(read_json(path), kinds, str(path))
 
@@ -480,7 +481,8 @@ def write_rows(
     "Write masks and rows, resumably; `metadata.jsonl` comes last."
     folder, pictures = Path(folder), Path(pictures)
     if not pictures.is_dir():
-        remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images of COCO there'
+        remedy = ('draw the scenes with data_prep/00_scenes.ipynb, fetch the photos with 00_fetch, '
+                  'or put the images of COCO there')
         raise FileNotFoundError(f'There is no folder of images {pictures}: {remedy}.')
     claim_folder(folder, settings)
     keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
