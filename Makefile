@@ -41,7 +41,7 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 GRAPH = $(BIN)/snakemake --quiet rules --rerun-triggers mtime params input --cores $(CORES) $(GPU_LIMIT) --nolock --rerun-incomplete
 RECORDS = $(BIN)/python -m tokencompose.reporting.records
 # committed records that are what this profile would make today count as done; the data set's annotations say whether they are
-ADOPT = if [ -d paper_figures/records/$(PROFILE) ]; then $(GRAPH) scenes --config profile=$(PROFILE) && $(RECORDS) adopt --profile $(PROFILE); fi
+ADOPT = if [ -d paper_figures/records/$(PROFILE) ]; then $(GRAPH) pictures --config profile=$(PROFILE) && $(RECORDS) adopt --profile $(PROFILE); fi
 
 reproduce: setup
 	@$(ADOPT)

@@ -5,7 +5,7 @@
 import os, shlex, sys
 from tokencompose.methods import METHODS, parse_run, run_name, run_names
 from tokencompose.metrics.benchmarks import judges, METRIC_BENCHMARKS
-from tokencompose.profiles import get_profile
+from tokencompose.profiles import FIRST_STEP, get_profile
 
 PROFILE = config.get('profile', 'quick')
 P = get_profile(PROFILE)
@@ -79,11 +79,14 @@ rule all:
 rule row:  # a method of a table with one training seed: trained, drawn, judged, probed
     input: sorted(made(*wanted) for wanted in ROW_SCORES)
 
-rule scenes:
-    input: 'data_prep/00_scenes.ipynb'
+# Of photos, those that FID compares with come too; --config fetch="{coco_url: http://mirror/coco}" names other servers
+FETCH = dict(coco_captions=-1) | dict(config.get('fetch') or {}) if P.pictures == 'photos' else {}
+
+rule pictures:  # scenes drawn, or photos fetched
+    input: FIRST_STEP[P.pictures]
     output: f'{DATA}/provenance.json'
     threads: 1
-    shell: papermill(f'{NOTEBOOKS}/00_scenes.ipynb')
+    shell: papermill(f'{NOTEBOOKS}/{os.path.basename(FIRST_STEP[P.pictures])}', **FETCH)
 
 rule select_captions:
     input: 'data_prep/01_select_captions.ipynb', f'{DATA}/provenance.json', weights(P.clip)

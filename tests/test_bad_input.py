@@ -102,6 +102,12 @@ def test_scenes_of_another_seed_are_not_mixed(tmp_path):
     run(SCENES, tmp_path, **SMALL)
 
 
+@pytest.mark.parametrize('profile', ['sd14', 'sd21'])
+def test_no_scenes_are_drawn_where_photos_belong(profile, tmp_path):
+    with pytest.raises(ValueError, match=f'the data of {profile} are photos, which data_prep/00_fetch.ipynb makes: run that one, or choose mini or quick or mini_v here'): run(SCENES, tmp_path, profile=profile, **SMALL)
+    assert not (tmp_path/'out').exists()
+
+
 def test_no_scenes(tmp_path):
     with pytest.raises(ValueError, match='names no image of train2017'): run(SCENES, tmp_path, train_images=0, val_images=1)
 

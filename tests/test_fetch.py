@@ -455,10 +455,9 @@ def test_the_notebook_fetches_what_fid_compares_with(server, tmp_path):
     with pytest.raises(ValueError, match='has 15 captions, 10000 were asked for'): run(NOTEBOOK, tmp_path, **given(server, val_images=1, coco_captions=-1))
 
 
-def test_nothing_is_fetched_for_drawn_scenes(server, tmp_path, capsys):
-    run(NOTEBOOK, tmp_path, **given(server, profile='mini'))
+def test_drawn_scenes_are_not_fetched(server, tmp_path):
+    with pytest.raises(ValueError, match='the data of mini are drawn scenes, which data_prep/00_scenes.ipynb makes: run that one, or choose sd14 or sd21 here'): run(NOTEBOOK, tmp_path, **given(server, profile='mini'))
     assert server.requests == [] and not (tmp_path/'out').exists()
-    assert 'Nothing is to be fetched: the profile mini' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('params, sentence', [

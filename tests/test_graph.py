@@ -9,7 +9,7 @@ from conftest import ROOT
 from processes import run_python, SNAKEMAKE
 
 from tokencompose.methods import rows, run_name, run_names
-from tokencompose.profiles import get_profile
+from tokencompose.profiles import get_profile, PROFILES
 
 
 FIGURES = 'figure2 table2 figure4'  # what `make reproduce` makes at quick
@@ -177,3 +177,12 @@ def test_a_run_on_exact_masks_waits_for_their_data_set():
 
 def test_every_table_of_the_paper_that_is_made_has_rows():
     assert all(rows(name) for name in ('table1', 'table2', 'table3', 'table4', 'figure2', 'figure4', 'figure5'))
+
+
+@pytest.mark.parametrize('profile', PROFILES)
+def test_every_profile_begins_with_its_own_data(profile):
+    "Photos are fetched, with those that FID compares with, and nothing is drawn in their folder."
+    plan = planned(profile, 'table4' if profile != 'sd21' else 'table3')
+    first = [(n, given) for n, _, given in plan if n.startswith('data_prep/00_')]
+    assert first == [('data_prep/00_fetch.ipynb', dict(profile=profile, coco_captions='-1')) if profile in ('sd14', 'sd21') else ('data_prep/00_scenes.ipynb', dict(profile=profile))]
+    check_commands(plan, profile)

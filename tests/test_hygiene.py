@@ -242,7 +242,7 @@ def test_nobody_else_spells_the_list_of_methods():
 
 def test_every_papermill_notebook_has_a_toy_run():
     assert set(PAPERMILL) == set(TOY) == set(RESULTS)
-    assert {name for name, files in RESULTS.items() if not files} == {'data_prep/00_fetch.ipynb'}  # nothing to fetch for drawn scenes; tests/test_fetch.py runs it with a server
+    assert all(RESULTS.values()), 'every one leaves something'
 
 
 @pytest.mark.parametrize('name', PAPERMILL)

@@ -103,7 +103,7 @@ def _check_there(path: Path, name: str, held_out: bool):
     last = '04_build_dataset' + ' -p split val -p masks exact'*held_out
     raise FileNotFoundError(
         f'The {name} folder {path} is missing: make it with the notebooks in data_prep/ '
-        f'(first 00_scenes, last {last}), or name another with `-p {name} FOLDER`.')
+        f'(first 00_scenes or 00_fetch, last {last}), or name another with `-p {name} FOLDER`.')
 
 # %% ../nbs/1_method/08_training.ipynb #0da59218
 def cached_dataset(

@@ -143,7 +143,8 @@ def select_captions(
 ) -> list:  # Records: image_id, file_name, text, caption_id, score, candidates, cut; error where there is no picture
     "Choose one caption for every image; what is done is not done again."
     if not coco.folder.is_dir():
-        remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the images there'
+        remedy = ('draw the scenes with data_prep/00_scenes.ipynb, fetch the photos with 00_fetch, '
+                  'or put the images there')
         raise FileNotFoundError(f'There is no folder of images {coco.folder}: {remedy}.')
     digests = dict(clip=model_fingerprint(model), processor=_processor_digest(processor))
     settings = dict(step='captions', **digests, batch=batch)

@@ -100,7 +100,8 @@ def items_by_id(
 def read_annotations(path, kinds: dict) -> dict:
     "An annotation file, if it is an object with these keys of these types."
     if not path.is_file():
-        remedy = 'draw the scenes with data_prep/00_scenes.ipynb, or put the file of COCO there'
+        remedy = ('draw the scenes with data_prep/00_scenes.ipynb, fetch the photos with 00_fetch, '
+                  'or put the file of COCO there')
         raise FileNotFoundError(f'There is no {path}: {remedy}.')
     whole = read_json(path)
     lacking = [key for key in kinds if isinstance(whole, dict) and key not in whole]
@@ -484,7 +485,7 @@ def write_rows(
     "Write masks and rows, resumably; `metadata.jsonl` comes last."
     folder, pictures = Path(folder), Path(pictures)
     if not pictures.is_dir(): raise FileNotFoundError(
-        f'There is no folder of images {pictures}: draw scenes with data_prep/00_scenes.ipynb, or put COCO there.')
+        f'There is no folder of images {pictures}: draw scenes (data_prep/00_scenes), fetch photos (00_fetch), or put COCO there.')
     claim_folder(folder, settings)
     keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COCO_URL', 'VSR_URL', 'COMPBENCH_URL', 'GENEVAL_URL', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'COMPBENCH_FILES', 'LOCK',
-           'ANNOTATIONS', 'Source', 'vsr_sources', 'archive_source', 'prompt_sources', 'needs_photos', 'NotThere',
-           'FetchError', 'download', 'read_lock', 'fetch', 'extract', 'fetch_annotations', 'listed_photos',
-           'photo_sources', 'fetch_photos']
+           'ANNOTATIONS', 'Source', 'vsr_sources', 'archive_source', 'prompt_sources', 'NotThere', 'FetchError',
+           'download', 'read_lock', 'fetch', 'extract', 'fetch_annotations', 'listed_photos', 'photo_sources',
+           'fetch_photos']
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #fdc2a2a1
 import re, shutil, threading, zipfile, zlib
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import requests
 from ..core import file_sha256, Progress, read_jsonl, write_jsonl, write_text
-from .classes import COCO_80
 from .masks import open_picture
 from .coco import checked_item, items_by_id, listed_images, read_annotations
 
@@ -81,13 +80,6 @@ def prompt_sources(
     if compbench == COMPBENCH_URL: sources[0] = replace(sources[0], sha256=_COLOR_SHA256, bytes=11_871)
     name = 'evaluation_metadata.jsonl'
     return [*sources, Source(f'geneval/{name}', _address(geneval, name), 'MIT')]
-
-# %% ../../nbs/2_data/13_data.fetch.ipynb #01ebb3fd
-def needs_photos(
-    profile,  # `Profile`
-) -> bool:
-    "Whether a profile works on COCO's photos, not on drawn scenes: it speaks of COCO's classes."
-    return tuple(profile.coco_classes) == COCO_80
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #dc0f8da6
 class NotThere(FileNotFoundError): "The server does not have the file."

@@ -127,7 +127,8 @@ def make_masks(
     "Boxes and masks for all images; what is done is not done again."
     if not Path(images).is_dir():
         raise FileNotFoundError(f'There is no folder of images {images}: '
-                                'draw the scenes with data_prep/00_scenes.ipynb, or put the images there.')
+                                'draw the scenes with data_prep/00_scenes.ipynb, fetch the photos with 00_fetch, '
+                                'or put the images there.')
     twice = [i for i, n in Counter(r['image_id'] for r in records).items() if n > 1]
     if twice:
         raise ValueError(f'The image id {twice[0]} comes twice among the records ({len(twice)} ids do): '

@@ -199,7 +199,7 @@ def coco_captions(
     "Caption-picture pairs drawn from COCO."
     if not Path(path).is_file():
         raise FileNotFoundError(f'There is no {path}: draw the scenes with data_prep/00_scenes.ipynb, '
-                                'or put the file of COCO there.')
+                                'fetch the photos with 00_fetch, or put the file of COCO there.')
     data = read_json(path)
     try:
         files = {image['id']: image['file_name'] for image in data['images']}
