@@ -89,6 +89,7 @@ def check_pipeline(
     more = [key for key in ('addition_embed_type', 'class_embed_type', 'encoder_hid_dim_type') if unet.get(key)]
     if more: raise ValueError(f'{kind} whose U-Net asks for more than a text ({", ".join(more)}): {wanted}.')
 
+# %% ../nbs/0_base/07_model_files.ipynb #13de4a3f
 def weights_of(
     folder: Path,  # Of a pipeline
 ) -> tuple:  # options of `from_pretrained`, files of weights

@@ -115,6 +115,7 @@ def _changed_rows(folder, config: TrainConfig) -> str:
     if not old: return 'other data, in which rows is not known'
     return f'rows {", ".join(said)}' if said else 'its rows are in another order'
 
+# %% ../nbs/1_method/06_run_config.ipynb #1426b5c5
 _DEFAULTS = dict(lr_schedule='constant', averages=[])  # of runs that were begun before there was a choice
 
 def changed_since(

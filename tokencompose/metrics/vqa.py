@@ -139,6 +139,7 @@ def question_ids(
     tokens.input_ids[:, 0] = answer_marks(tokenizer, config)['enc']
     return tokens.input_ids, tokens.attention_mask
 
+# %% ../../nbs/4_metrics/12_metrics.vqa.ipynb #d5b9583d
 def yes_share(
     logits: torch.Tensor,  # (..., words), of the first word of an answer
     tokenizer,
