@@ -485,7 +485,7 @@ def write_rows(
     "Write masks and rows, resumably; `metadata.jsonl` comes last."
     folder, pictures = Path(folder), Path(pictures)
     if not pictures.is_dir(): raise FileNotFoundError(
-        f'There is no folder of images {pictures}: draw scenes (00_scenes), fetch photos (00_fetch), or put COCO there.')
+        f'There is no folder of images {pictures}: draw scenes (00_scenes), fetch photos (00_fetch) or copy them.')
     claim_folder(folder, settings)
     keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
