@@ -13,6 +13,7 @@ from pathlib import Path
 from .core import differences, read_json, resolve, Settings, some_of
 from .methods import get_method, METHODS, parse_run, relative_layers, run_name
 from .profiles import get_profile, Profile
+from .profiles import SPEEDS
 from .models import model_digest, model_folder
 from .data.dataset import dataset_digest, row_digests
 
@@ -42,6 +43,7 @@ class TrainConfig(Settings):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     mixed_precision: str = 'no'  # no, bf16 or fp16
+    speed: str = 'exact'  # or fast, whole, graphs: see notebook 09_speed
     gradient_checkpointing: bool = False
     lr_schedule: str = 'constant'  # or linear: down to nothing after the last update
     ema: float = 0.0  # Decay of the moving average that is exported; none when 0
@@ -65,6 +67,10 @@ class TrainConfig(Settings):
         super().__post_init__()
         for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
+        if self.speed not in SPEEDS:
+            raise ValueError(f'speed: expected {", ".join(SPEEDS)}, got {self.speed!r}.')
+        if self.speed == 'graphs' and self.accumulation > 1: raise ValueError(
+            f'speed: graphs replays one forward an update, and accumulation is {self.accumulation}: take whole.')
         if self.lr_schedule not in ('constant', 'linear'):
             raise ValueError(f'lr_schedule: expected constant or linear, got {self.lr_schedule!r}.')
         try: decays = tuple(map(float, self.averages))  # a command line gives text
@@ -82,6 +88,7 @@ class TrainConfig(Settings):
 _FREE = ('out_dir', 'steps', 'checkpoint_every', 'keep_checkpoints', 'log_every', 'sample_every', 'sample_prompts',
          'val_data', 'val_images', 'val_rows', 'inference_steps', 'guidance_scale', 'tensorboard', 'cache', 'masks')
 PLACES = ('data', 'images', 'model', 'revision')  # compared by what they hold
+_SILENT = dict(speed='exact')  # settings that are named only where they are others: older runs keep their identity
 
 def digests_of(config: TrainConfig) -> dict:  # data, model
     "What the data set and the base model of a run hold, each in one number."
@@ -93,7 +100,8 @@ def digests_of(config: TrainConfig) -> dict:  # data, model
 def fixed_part(config: TrainConfig) -> dict:
     "The settings that must not change between a start and a resume."
     free = _FREE if config.lr_schedule == 'constant' else [name for name in _FREE if name != 'steps']
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items() if k not in free}
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items() if k not in free}
+    return {k: v for k, v in settings.items() if (k, v) not in _SILENT.items()}
 
 def begun_with(config: TrainConfig) -> dict:  # config, digests
     "What a run keeps to be compared with when it goes on."
@@ -122,8 +130,9 @@ def changed_since(
     config: TrainConfig,
 ) -> list:  # Sentences
     "Which settings, data or base model are others now, and would lead to another result."
-    known, settings = old.get('digests'), {**_DEFAULTS, **old['config']}
-    own = {k: v for k, v in fixed_part(config).items() if k in settings and not (known and k in PLACES)}
+    known, settings = old.get('digests'), {**_DEFAULTS, **_SILENT, **old['config']}
+    own = {**_SILENT, **fixed_part(config)}
+    own = {k: v for k, v in own.items() if k in settings and not (known and k in PLACES)}
     changed = differences(settings, own)
     if changed or not known: return changed
     now = digests_of(config)
@@ -194,6 +203,7 @@ PARAMETERS = {  # name -> (default, help)
     'head_reduction': ('', 'ratio, map or loss'),
     'layer_reduction': ('', 'sum or mean'),
     'mixed_precision': ('', 'no, bf16 or fp16'),
+    'speed': ('', 'exact, or fast: batches made ahead, channels last, compiled on a GPU (whole, graphs: more of it)'),
     'gradient_checkpointing': (False, 'less memory for more time, also where the profile goes without'),
     'checkpoint_every': (-1, 'updates between checkpoints'),
     'keep_checkpoints': (-1, 'newest checkpoints kept, 2 when negative'),
