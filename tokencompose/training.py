@@ -28,7 +28,7 @@ from .data.dataset import GroundingDataset, supervision_text
 from .data.cache import CachedDataset, encode_cache, latents_from_moments
 from .run_config import begun_with, config_of, PARAMETERS, refuse_changes, rows_of, TrainConfig
 from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sole_user
-from .speed import compile_unet, eagerly, fast_arithmetic, Packed
+from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled, Packed
 
 # %% ../nbs/1_method/08_training.ipynb #09614ac4
 def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
@@ -413,7 +413,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
 def preview(run: Run):
     "Validation losses and sample grid of this moment."
     run.unet.eval()
-    with run.capture.paused() if run.capture else contextlib.nullcontext(), eagerly(run.config.speed != 'exact'):
+    with run.capture.paused() if run.capture else contextlib.nullcontext(), eagerly(is_compiled(run.unet)):
         if run.held_out is not None:
             device = run.accelerator.device
             losses = validation_losses(run.unet, run.scheduler, run.held_out, run.pipe, run.config, device)
