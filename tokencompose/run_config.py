@@ -17,6 +17,17 @@ from .profiles import SPEEDS
 from .models import model_digest, model_folder
 from .data.dataset import dataset_digest, row_digests
 
+# %% ../nbs/1_method/06_run_config.ipynb #27b0f942
+_CHOICES = dict(lr_schedule=('constant', 'linear'), speed=SPEEDS)
+
+def _check_choices(config):
+    "Refuse words that mean nothing, and those that do not go together."
+    for name, known in _CHOICES.items():
+        value = getattr(config, name)
+        if value not in known: raise ValueError(f'{name}: expected {" or ".join(known)}, got {value!r}.')
+    if config.speed == 'graphs' and config.accumulation > 1: raise ValueError(
+        f'speed: graphs replays one forward an update, and accumulation is {config.accumulation}: take whole.')
+
 # %% ../nbs/1_method/06_run_config.ipynb #48c695c5
 @dataclass(frozen=True)
 class TrainConfig(Settings):
@@ -67,12 +78,7 @@ class TrainConfig(Settings):
         super().__post_init__()
         for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
-        if self.speed not in SPEEDS:
-            raise ValueError(f'speed: expected {", ".join(SPEEDS)}, got {self.speed!r}.')
-        if self.speed == 'graphs' and self.accumulation > 1: raise ValueError(
-            f'speed: graphs replays one forward an update, and accumulation is {self.accumulation}: take whole.')
-        if self.lr_schedule not in ('constant', 'linear'):
-            raise ValueError(f'lr_schedule: expected constant or linear, got {self.lr_schedule!r}.')
+        _check_choices(self)
         try: decays = tuple(map(float, self.averages))  # a command line gives text
         except ValueError: decays = (math.nan,)
         if not all(0 < decay < 1 for decay in decays):
@@ -131,8 +137,7 @@ def changed_since(
 ) -> list:  # Sentences
     "Which settings, data or base model are others now, and would lead to another result."
     known, settings = old.get('digests'), {**_DEFAULTS, **_SILENT, **old['config']}
-    own = {**_SILENT, **fixed_part(config)}
-    own = {k: v for k, v in own.items() if k in settings and not (known and k in PLACES)}
+    own = {k: v for k, v in (_SILENT | fixed_part(config)).items() if k in settings and not (known and k in PLACES)}
     changed = differences(settings, own)
     if changed or not known: return changed
     now = digests_of(config)
@@ -196,8 +201,7 @@ PARAMETERS = {  # name -> (default, help)
     'lr_schedule': ('', 'constant or linear (down to nothing after the last update)'),
     'ema': (-1.0, 'decay of the moving average of the weights'),
     'averages': ([], 'decays of further moving averages, whose U-Nets are kept beside the pipeline'),
-    'weight_decay': (-1.0, 'of AdamW'),
-    'max_grad_norm': (-1.0, 'norm to which gradients are clipped'),
+    'weight_decay': (-1.0, 'of AdamW'), 'max_grad_norm': (-1.0, 'norm to which gradients are clipped'),
     'layers': ([], 'supervised groups such as mid_4, up_8, up_16, the profile\'s (or the method\'s) own when empty'),
     'mask_rule': ('', 'authors, any, majority or soft'),
     'head_reduction': ('', 'ratio, map or loss'),

@@ -44,12 +44,13 @@ def eagerly(on: bool = True):
 
 # %% ../nbs/0_base/09_speed.ipynb #a60cdcd0
 @contextlib.contextmanager
-def fast_arithmetic(on: bool = True):
+def fast_arithmetic(
+    on: bool = True,  # Or torch's own defaults
+):
     "TF32 where float32 is left, and convolutions chosen by trial for the sizes that come."
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    if on:
-        torch.set_float32_matmul_precision('high')
-        torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision('high' if on else 'highest')
+    torch.backends.cudnn.benchmark = on
     try: yield
     finally:
         torch.set_float32_matmul_precision(before[0])
@@ -98,6 +99,7 @@ class Rates:
     @property
     def best_bytes(self) -> float: return self.sheet_bytes or self.bytes
 
+# %% ../nbs/0_base/09_speed.ipynb #175707b4
 def _fastest(call, device, repeats: int = 5) -> float:
     "Seconds of the fastest of some calls."
     taken = []
@@ -121,7 +123,7 @@ def device_rates(
     source = torch.ones(length, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     moved = 2*length/_fastest(lambda: target.copy_(source), device)
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' and dtype != torch.float32 else ''
     sheet = next((values for key, values in SHEETS.items() if key in name), (0, 0))
     return Rates(flop, moved, sheet[0]*1e12, sheet[1]*1e12)
 

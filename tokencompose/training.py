@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
            'cached_dataset', 'make_batch', 'Ahead', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
-           'check_supervision', 'trained_unet', 'new_optimizer', 'prepared', 'at_speed', 'set_up', 'watching',
+           'check_supervision', 'trained_unet', 'new_optimizer', 'made_ready', 'at_speed', 'set_up', 'watching',
            'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save', 'finish',
            'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
 
@@ -277,7 +277,7 @@ def new_optimizer(unet, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(unet.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8,
                              weight_decay=config.weight_decay, fused=fused)
 
-def prepared(accelerator: Accelerator, unet, optimizer, config: TrainConfig) -> tuple:  # model, optimizer
+def made_ready(accelerator: Accelerator, unet, optimizer, config: TrainConfig) -> tuple:  # model, optimizer
     "Both as `accelerate` has them, what `speed` says compiled."
     model, optimizer = accelerator.prepare(unet, optimizer)
     compile_unet(model, config.speed)
@@ -321,7 +321,7 @@ def set_up(config: TrainConfig, out: Path) -> Run:
     newest = newest_checkpoint(out/'checkpoints')
     step = load_checkpoint(newest, unet, optimizer, averages, config, accelerator.num_processes) if newest else 0
     for average in averages.values(): average.to(device)
-    model, optimizer = prepared(accelerator, unet, optimizer, config)
+    model, optimizer = made_ready(accelerator, unet, optimizer, config)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     return Run(config, begun, out, accelerator, pipe, data, held_out, unet, model, scheduler, optimizer, averages,
                SampleOrder(len(data), config.seed), step, first=step, started=time.monotonic())
