@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tokencompose.attention import CrossAttentionCapture
+from tokencompose import speed
 from tokencompose.models import tiny_unet
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ('g++', 'clang++', 'c++'))),
@@ -26,15 +27,18 @@ def step(unet, batch, token_ids):
     return output.detach(), maps, [p.grad for p in unet.parameters() if p.grad is not None]
 
 
-# Kernels are generated for the blocks that repeat, as training does; the whole model, hooks included, is only traced
-# (the backend that needs no compiler), which is where a capture could break.
-@pytest.mark.parametrize('how, backend', [pytest.param('repeated blocks', 'inductor', marks=needs_compiler), ('whole model', 'aot_eager')])
-def test_compiled_maps_equal_eager(how, backend):
+# Kernels are generated for the blocks that repeat, as `fast` does; the whole model, hooks included, is only traced
+# (the backend that needs no compiler), in one piece, which is where a capture could break.
+@pytest.mark.parametrize('how, backend', [pytest.param('fast', 'inductor', marks=needs_compiler), ('whole', 'aot_eager')])
+def test_compiled_maps_equal_eager(how, backend, monkeypatch):
     torch._dynamo.reset()
     eager, compiled = small_unet(), small_unet()
     compiled.load_state_dict(eager.state_dict())
-    if how == 'repeated blocks': compiled.compile_repeated_blocks(backend=backend)
-    else: compiled = torch.compile(compiled, backend=backend)
+    monkeypatch.setattr(speed, 'BACKEND', backend)
+    monkeypatch.setattr(speed, 'REGIONS', ('BasicTransformerBlock',))  # convolutions take their time, and capture nothing
+    counted = torch._dynamo.utils.counters['graph_break']
+    counted.clear()
+    speed.compile_unet(compiled, how, anywhere=True)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([10, 500]), torch.randn(2, 6, 8, generator=generator)
     for token_ids in (torch.tensor([[1, 3], [5, 0]]), torch.tensor([[2, 2], [4, 1]])):
@@ -43,3 +47,4 @@ def test_compiled_maps_equal_eager(how, backend):
         assert len(found[1]) == len(expected[1]) == 2
         for a, b in zip(found[1] + found[2], expected[1] + expected[2], strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert not counted, f'the graph breaks: {dict(counted)}'

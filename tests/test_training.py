@@ -162,6 +162,21 @@ def test_a_batch_and_its_accumulated_parts_train_alike(place, tmp_path):
     for name, tensor in weights(tmp_path/'batch').items(): assert torch.allclose(tensor, parts[name], atol=1e-3, rtol=0), name
 
 
+def test_fast_computes_what_exact_does(place, tmp_path):
+    "To float32's rounding, over updates with accumulation, an interruption and a moving average; compiling is left to test_compile."
+    rows = {}
+    for speed in ('exact', 'fast'):
+        config = small(place, tmp_path/speed, speed=speed, steps=4, batch_size=2, accumulation=2, log_every=1, checkpoint_every=2, ema=.9)
+        train(config, stop_at=2)
+        train(config)
+        rows[speed] = [json.loads(line) for line in (tmp_path/speed/'metrics.jsonl').open()]
+    for exact, fast in zip(rows['exact'], rows['fast'], strict=True):
+        assert exact.keys() == fast.keys()
+        for name in exact.keys() - {'samples_per_second'}: assert fast[name] == pytest.approx(exact[name], rel=2e-4, abs=1e-6), name
+    assert load_pipeline(str(tmp_path/'fast'/'pipeline'), device='cpu')
+    with pytest.raises(ValueError, match='graphs replays one forward an update'): small(place, tmp_path/'graphs', speed='graphs', accumulation=2)
+
+
 def test_every_objective_leads_to_weights_of_its_own(place, tmp_path):
     scales = dict(token_loss_scale=1e-2, pixel_loss_scale=1e-3)
     trained = []

@@ -14,6 +14,18 @@ from .core import differences, read_json, resolve, Settings, some_of
 from .methods import get_method, METHODS, parse_run, relative_layers, run_name
 from .profiles import get_profile, Profile
 from .model_files import model_digest, model_folder
+from .profiles import SPEEDS
+
+# %% ../nbs/1_method/06_run_config.ipynb #27b0f942
+_CHOICES = dict(lr_schedule=('constant', 'linear'), speed=SPEEDS)
+
+def _check_choices(config):
+    "Refuse words that mean nothing, and those that do not go together."
+    for name, known in _CHOICES.items():
+        value = getattr(config, name)
+        if value not in known: raise ValueError(f'{name}: expected {" or ".join(known)}, got {value!r}.')
+    if config.speed == 'graphs' and config.accumulation > 1: raise ValueError(
+        f'speed: graphs replays one forward an update, and accumulation is {config.accumulation}: take whole.')
 
 # %% ../nbs/1_method/06_run_config.ipynb #48c695c5
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class TrainConfig(Settings):
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     mixed_precision: str = 'no'  # no, bf16 or fp16
+    speed: str = 'exact'  # or fast, whole, graphs: see notebook 10_speed
     gradient_checkpointing: bool = False
     lr_schedule: str = 'constant'  # or linear: down to nothing after the last update
     ema: float = 0.0  # Decay of the moving average that is exported; none when 0
@@ -64,8 +77,7 @@ class TrainConfig(Settings):
         super().__post_init__()
         for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
-        if self.lr_schedule not in ('constant', 'linear'):
-            raise ValueError(f'lr_schedule: expected constant or linear, got {self.lr_schedule!r}.')
+        _check_choices(self)
         try: decays = tuple(map(float, self.averages))  # a command line gives text
         except ValueError: decays = (math.nan,)
         if not all(0 < decay < 1 for decay in decays):
@@ -82,6 +94,8 @@ _FREE = ('out_dir', 'steps', 'checkpoint_every', 'keep_checkpoints', 'log_every'
          'val_data', 'val_images', 'val_rows', 'inference_steps', 'guidance_scale', 'tensorboard', 'cache', 'masks')
 PLACES = ('data', 'images', 'model', 'revision')  # compared by what they hold
 
+_SILENT = dict(speed='exact')  # settings that are named only where they are others: older runs keep their identity
+
 def digests_of(config: TrainConfig) -> dict:  # data, model
     "What the data set and the base model of a run hold, each in one number."
     from tokencompose.data.dataset import dataset_digest  # inside, since it comes with torch and records do without
@@ -93,7 +107,8 @@ def digests_of(config: TrainConfig) -> dict:  # data, model
 def fixed_part(config: TrainConfig) -> dict:
     "The settings that must not change between a start and a resume."
     free = _FREE if config.lr_schedule == 'constant' else [name for name in _FREE if name != 'steps']
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items() if k not in free}
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items() if k not in free}
+    return {k: v for k, v in settings.items() if (k, v) not in _SILENT.items()}
 
 def begun_with(config: TrainConfig) -> dict:  # config, digests
     "What a run keeps to be compared with when it goes on."
@@ -124,8 +139,8 @@ def changed_since(
     config: TrainConfig,
 ) -> list:  # Sentences
     "Which settings, data or base model are others now, and would lead to another result."
-    known, settings = old.get('digests'), {**_DEFAULTS, **old['config']}
-    own = {k: v for k, v in fixed_part(config).items() if k in settings and not (known and k in PLACES)}
+    known, settings = old.get('digests'), {**_DEFAULTS, **_SILENT, **old['config']}
+    own = {k: v for k, v in (_SILENT | fixed_part(config)).items() if k in settings and not (known and k in PLACES)}
     changed = differences(settings, own)
     if changed or not known: return changed
     now = digests_of(config)
@@ -189,13 +204,13 @@ PARAMETERS = {  # name -> (default, help)
     'lr_schedule': ('', 'constant or linear (down to nothing after the last update)'),
     'ema': (-1.0, 'decay of the moving average of the weights'),
     'averages': ([], 'decays of further moving averages, whose U-Nets are kept beside the pipeline'),
-    'weight_decay': (-1.0, 'of AdamW'),
-    'max_grad_norm': (-1.0, 'norm to which gradients are clipped'),
+    'weight_decay': (-1.0, 'of AdamW'), 'max_grad_norm': (-1.0, 'norm to which gradients are clipped'),
     'layers': ([], 'supervised groups such as mid_4, up_8, up_16, the profile\'s (or the method\'s) own when empty'),
     'mask_rule': ('', 'authors, any, majority or soft'),
     'head_reduction': ('', 'ratio, map or loss'),
     'layer_reduction': ('', 'sum or mean'),
     'mixed_precision': ('', 'no, bf16 or fp16'),
+    'speed': ('', 'exact, or fast: batches made ahead, channels last, compiled on a GPU (whole, graphs: more of it)'),
     'gradient_checkpointing': (False, 'less memory for more time, also where the profile goes without'),
     'checkpoint_every': (-1, 'updates between checkpoints'),
     'keep_checkpoints': (-1, 'newest checkpoints kept, 2 when negative'),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'denoise', 'latent_shape', 'initial_noise', 'TextStates', 'decode', 'prompt_texts', 'work_list',
-           'draw_batches', 'sample', 'is_whole', 'folder_state', 'save_picture', 'pipeline_hash', 'check_settings',
-           'sample_images']
+           'draw_batches', 'drawing_at', 'sample', 'is_whole', 'folder_state', 'save_picture', 'pipeline_hash',
+           'check_settings', 'sample_images']
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #f470c3d6
-import os, re
+import contextlib, os, re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 from .core import atomic_path, image_name, keyed_randn, process_share, Progress, read_json, Settings
 from .core import write_json
 from .models import model_fingerprint, new_sampler
+from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled
 from .attention import unwrap
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #62e258c6
@@ -54,7 +55,7 @@ def denoise(
     adjust=None,  # Called before every step with (number of the step, timestep, latents); returns latents to go on with
 ) -> torch.Tensor:  # Latents, (batch, channels, h, w)
     "The denoising loop."
-    scheduler.set_timesteps(steps, device=noise.device)
+    scheduler.set_timesteps(steps)  # on the CPU, where asking for one does not make the device wait
     latents, guided = noise*scheduler.init_noise_sigma, guidance_scale > 1
     states = torch.cat([empty_states.expand_as(text_states), text_states]) if guided else text_states
     for i, t in enumerate(scheduler.timesteps):
@@ -161,7 +162,9 @@ def draw_batches(
     for start in range(0, len(items), batch):
         part = items[start:start + batch]
         noise = initial_noise(part, shape, recipe.seed, recipe.shared_noise).to(pipe.unet.device, pipe.unet.dtype)
-        yield part, draw(pipe, call or states, [texts[name] for name, _ in part], noise, recipe)
+        with eagerly(len(part) < batch and is_compiled(pipe.unet)):  # a rest would be compiled anew
+            drawn = draw(pipe, call or states, [texts[name] for name, _ in part], noise, recipe)
+        yield part, drawn
 
 def _drawn(pipe, states, prompts, noise, recipe):
     "Pictures from the model itself."
@@ -179,6 +182,18 @@ def _called(pipe, call, prompts, noise, recipe):
                             guidance_scale=recipe.guidance_scale, output_type='pt').images
         return pictures.float().cpu()
     finally: pipe.scheduler = stock
+
+# %% ../nbs/3_sampling/00_sampling.ipynb #554fcfe1
+@contextlib.contextmanager
+def drawing_at(
+    pipe,  # `StableDiffusionPipeline`
+    speed: str,  # One of `SPEEDS`
+):
+    "While it is open, a pipeline draws at this speed."
+    if speed != 'exact':
+        for part in (pipe.unet, pipe.vae): part.to(memory_format=torch.channels_last)
+        compile_unet(pipe.unet, speed)
+    with fast_arithmetic(speed != 'exact'): yield
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #b2b9fc26
 def sample(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
-           'cached_dataset', 'make_batch', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
-           'check_supervision', 'set_up', 'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid',
-           'preview', 'bookkeep', 'save', 'finish', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line',
-           'main']
+           'cached_dataset', 'make_batch', 'Ahead', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
+           'check_supervision', 'trained_unet', 'new_optimizer', 'made_ready', 'at_speed', 'set_up', 'watching',
+           'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save', 'finish',
+           'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
 import argparse, contextlib, json, os, shutil, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -28,6 +29,7 @@ from .data.dataset import GroundingDataset, supervision_text
 from .data.cache import CachedDataset, encode_cache, latents_from_moments
 from .run_config import begun_with, config_of, PARAMETERS, refuse_changes, rows_of, TrainConfig
 from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sole_user
+from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled, Packed
 
 # %% ../nbs/1_method/08_training.ipynb #09614ac4
 def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
@@ -132,6 +134,42 @@ def make_batch(data: CachedDataset, order: SampleOrder, places: list, pipe, seed
     return dict(ids=batch['ids'], latents=latents, noise=noise.to(device), timesteps=timesteps.to(device),
                 encoder_hidden_states=text.to(device), targets=batch['targets'].to(device))
 
+# %% ../nbs/1_method/08_training.ipynb #b83a33e3
+class Ahead:
+    "The batches that `make_batch` makes, made one ahead of the device."
+    def __init__(self, data: CachedDataset, order: SampleOrder, pipe, seed: int, device):
+        self.data, self.order, self.seed, self.device = data, order, seed, torch.device(device)
+        self.targets, self.least = data.targets.to(device), data.targets.largest()
+        self.shape = (data.moments.shape[1]//2, *data.moments.shape[2:])
+        vae = pipe.vae.config
+        self.scaling = vae.scaling_factor, getattr(vae, 'shift_factor', None) or 0.
+        self.pool, self.coming = ThreadPoolExecutor(1, 'batches'), {}
+
+    def __enter__(self): return self
+    def __exit__(self, *exception): self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _made(self, places) -> Packed:
+        data, index = self.data, torch.tensor([self.order[n] for n in places])
+        noun, column = self.targets.places(index, *self.least)
+        posterior_noise, noise, timesteps = sample_draws(self.seed, places, self.shape)
+        tensors = dict(moments=data.moments[data.moment_row[index]].float(), noun=noun, column=column,
+                       encoder_hidden_states=data.states[data.state_row[index]].float(),
+                       posterior_noise=posterior_noise, noise=noise, timesteps=timesteps)
+        return Packed(tensors, self.device)
+
+    def batch(
+        self,
+        places: tuple,  # In the sequence of samples
+        then: tuple = (),  # What will be asked for next
+    ) -> dict:  # As from `make_batch`, without ids
+        "One batch, on the device; the next is begun."
+        made = self.coming.pop(places, None) or self.pool.submit(self._made, places)
+        if then: self.coming = {then: self.pool.submit(self._made, then)}
+        batch = made.result().there()
+        latents = latents_from_moments(batch.pop('moments'), batch.pop('posterior_noise'), *self.scaling)
+        targets = self.targets.gather(batch.pop('noun'), batch.pop('column'))
+        return dict(batch, latents=latents, targets=targets)
+
 # %% ../nbs/1_method/08_training.ipynb #c4fd5eb7
 @dataclass
 class Run:
@@ -155,18 +193,25 @@ class Run:
     log: object = None  # `MetricsLog` of the first process, else None
     bar: Progress = None  # The same
     started: float = 0.  # Seconds on the clock
+    ahead: Ahead = None  # Makes its batches, at any speed but exact
 
     @property
     def images(self) -> int:
         "Images of a micro-batch over all processes."
         return self.config.batch_size*self.accelerator.num_processes
 
-    def batch(self, micro: int) -> dict:
-        "This process's share of the next update's micro-batch."
+    def places(self, micro: int) -> tuple:
+        "This process's share of the next update's micro-batch, or of one after it."
         begin = (self.step*self.config.accumulation + micro)*self.images
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        places = list(range(begin + rank, begin + self.images, world))
-        return make_batch(self.data, self.order, places, self.pipe, self.config.seed, self.accelerator.device)
+        return tuple(range(begin + rank, begin + self.images, world))
+
+    def batch(self, micro: int) -> dict:
+        "The samples at these places."
+        places = self.places(micro)
+        if self.config.speed == 'graphs': torch.compiler.cudagraph_mark_step_begin()
+        if self.ahead: return self.ahead.batch(places, self.places(micro + 1))
+        return make_batch(self.data, self.order, list(places), self.pipe, self.config.seed, self.accelerator.device)
 
 # %% ../nbs/1_method/08_training.ipynb #69510707
 def scheduled_lr(config: TrainConfig, step: int) -> float:
@@ -223,6 +268,36 @@ def check_supervision(config: TrainConfig, counts: dict, tell: bool):
                      'Write nouns as the captions have them, each with a mask, or train with the denoising loss '
                      'alone (method denoise).')
 
+# %% ../nbs/1_method/08_training.ipynb #b5ed77c5
+def trained_unet(pipe, config: TrainConfig) -> torch.nn.Module:
+    "A pipeline's U-Net as it is trained: float32 weights, in the layout that `speed` asks for."
+    unet = pipe.unet.float().requires_grad_(True).train()
+    if config.gradient_checkpointing: unet.enable_gradient_checkpointing()
+    return unet if config.speed == 'exact' else unet.to(memory_format=torch.channels_last)
+
+def new_optimizer(unet, config: TrainConfig) -> torch.optim.AdamW:
+    "The authors' AdamW, fused where torch has it so."
+    fused = next(unet.parameters()).device.type in ('cuda', 'cpu')
+    return torch.optim.AdamW(unet.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8,
+                             weight_decay=config.weight_decay, fused=fused)
+
+def made_ready(accelerator: Accelerator, unet, optimizer, config: TrainConfig) -> tuple:  # model, optimizer
+    "Both as `accelerate` has them, what `speed` says compiled."
+    model, optimizer = accelerator.prepare(unet, optimizer)
+    compile_unet(model, config.speed)
+    return model, optimizer
+
+@contextlib.contextmanager
+def at_speed(run: Run):
+    "While it is open, a run computes as its `speed` says."
+    with contextlib.ExitStack() as stack:
+        if run.config.speed != 'exact':
+            stack.enter_context(fast_arithmetic())
+            where = run.pipe, run.config.seed, run.accelerator.device
+            run.ahead = stack.enter_context(Ahead(run.data, run.order, *where))
+        yield
+    run.ahead = None
+
 # %% ../nbs/1_method/08_training.ipynb #dfe7a4ef
 def set_up(config: TrainConfig, out: Path) -> Run:
     "Models, data and optimiser of a run, with the state of its newest checkpoint."
@@ -241,17 +316,16 @@ def set_up(config: TrainConfig, out: Path) -> Run:
         held_out = cached_dataset(pipe, *looked_at, held_out=True)
     accelerator.wait_for_everyone()
     if config.supervised: check_supervision(config, data.supervision, accelerator.is_main_process)
-    unet = pipe.unet.float().requires_grad_(True).train()
-    if config.gradient_checkpointing: unet.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8,
-                                  weight_decay=config.weight_decay, fused=device.type in ('cuda', 'cpu'))
+    unet = trained_unet(pipe, config)
+    optimizer = new_optimizer(unet, config)
     decays = dict(ema=config.ema) if config.ema else {}
     decays |= {f'ema-{decay}': decay for decay in config.averages}
-    averages = {name: EMAModel(unet.parameters(), decay=decay) for name, decay in decays.items()}
+    how = dict(foreach=config.speed != 'exact')
+    averages = {name: EMAModel(unet.parameters(), decay=decay, **how) for name, decay in decays.items()}
     newest = newest_checkpoint(out/'checkpoints')
     step = load_checkpoint(newest, unet, optimizer, averages, config, accelerator.num_processes) if newest else 0
     for average in averages.values(): average.to(device)
-    model, optimizer = accelerator.prepare(unet, optimizer)
+    model, optimizer = made_ready(accelerator, unet, optimizer, config)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     return Run(config, begun, out, accelerator, pipe, data, held_out, unet, model, scheduler, optimizer, averages,
                SampleOrder(len(data), config.seed), step, first=step, started=time.monotonic())
@@ -269,6 +343,7 @@ def watching(run: Run):
         if config.supervised:
             capture = CrossAttentionCapture(run.unet, config.layers, latent_side(run.pipe, config))
             run.capture = stack.enter_context(capture)
+        stack.enter_context(at_speed(run))
         if first_process:
             run.log = MetricsLog(run.out, run.step, config.tensorboard)
             run.bar = Progress(config.steps, f'train {run.out.name}', 'step', done=run.step)
@@ -301,7 +376,8 @@ class MetricsLog:
         self.rows.append(row); self.samples += samples
     def write(self, step: int, **more) -> dict:
         names = dict.fromkeys(k for row in self.rows for k in row)
-        means = {k: float(torch.stack([row[k] for row in self.rows if k in row]).mean()) for k in names}
+        means = [torch.stack([row[k] for row in self.rows if k in row]).mean() for k in names]
+        means = dict(zip(names, torch.stack(means).tolist()))  # one look at the device for all
         rate = self.samples/max(time.monotonic() - self.start, 1e-9)
         line = dict(step=step, **means, samples_per_second=round(rate, 2), **more)
         self.append(line)
@@ -341,7 +417,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
 def preview(run: Run):
     "Validation losses and sample grid of this moment."
     run.unet.eval()
-    with run.capture.paused() if run.capture else contextlib.nullcontext():
+    with run.capture.paused() if run.capture else contextlib.nullcontext(), eagerly(is_compiled(run.unet)):
         if run.held_out is not None:
             device = run.accelerator.device
             losses = validation_losses(run.unet, run.scheduler, run.held_out, run.pipe, run.config, device)
@@ -385,6 +461,7 @@ def finish(run: Run) -> dict:
 # %% ../nbs/1_method/08_training.ipynb #219d0c35
 def export(run: Run, result: dict):
     "The pipeline under a temporary name, renamed when whole, then the result."
+    run.unet.to(memory_format=torch.contiguous_format)
     for decay in run.config.averages:
         average = run.averages[f'ema-{decay}']
         average.store(run.unet.parameters()); average.copy_to(run.unet.parameters())

@@ -161,9 +161,18 @@ def batch(
     columns: int = 1,  # Pad to at least so many columns
 ) -> GroundingTargets:
     "The targets of some samples, padded to the largest of them."
+    noun, column = self.places(indices, nouns, columns)
+    return self.gather(noun.to(self.token_ids.device), column.to(self.token_ids.device))
+
+@patch
+def places(self: TargetTable, indices, nouns: int = 1, columns: int = 1) -> tuple:  # Rows: (b, n) nouns, (b, c) columns
+    "Where in the tables a batch stands; known on the CPU without looking at them."
     indices = torch.as_tensor(indices, dtype=torch.long).cpu()
-    noun = _rows(self.noun_start, indices, nouns).to(self.token_ids.device)
-    column = _rows(self.column_start, indices, columns).to(self.token_ids.device)
+    return _rows(self.noun_start, indices, nouns), _rows(self.column_start, indices, columns)
+
+@patch
+def gather(self: TargetTable, noun: torch.Tensor, column: torch.Tensor) -> GroundingTargets:
+    "The targets at these `places`, on the tables' device."
     return GroundingTargets(self.token_ids[column], self.column_noun[column],
                             {size: m[noun].float() for size, m in self.masks.items()},
                             {size: v[noun] for size, v in self.valid.items()})

@@ -106,7 +106,9 @@ def detections(self: CompbenchScorer, objects: dict, rules: dict) -> tuple:  # A
              for name, pair in objects.items() if None not in pair}
     sought = [dict(unique_id=name, num_objects=len(own), text='',
                    **{f'obj_{i}_attributes': [word] for i, word in enumerate(own, 1)}) for name, own in names.items()]
-    detector, threshold = load_judge(*self.detector(), self.job.device), self.job.settings.judge_threshold
+    settings = self.job.settings
+    detector = load_judge(*self.detector(), self.job.device, settings.judge_precision)
+    threshold = settings.judge_threshold
     self.device = detector.device
     records = detect(detector, self.job.drawings, sought, self.rounds, self.job.beside('detections'), self.job.batch,
                      keep_boxes=True) if sought else []

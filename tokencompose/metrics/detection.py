@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUERY', 'OWL_MEAN', 'OWL_STD', 'FLOOR', 'Judge', 'load_judge', 'new_owlv2', 'tiny_judge', 'pixels', 'normalize',
            'query_embeddings', 'box_scores', 'query_ids', 'owlv2_forward', 'class_scores', 'corners', 'read_detections',
-           'judge_pictures', 'detect']
+           'a_batch_ahead', 'judge_pictures', 'detect']
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #14c349dc
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +31,7 @@ class Judge:
     model: torch.nn.Module  # `Owlv2ForObjectDetection` or `OwlViTForObjectDetection`
     processor: object  # `Owlv2Processor` or `OwlViTProcessor`
     label: str  # Name and hash, for result files
+    precision: str = 'no'  # Autocast of what it sees with: no, bf16 or fp16; scores are always of float32
 
     @property
     def device(self): return self.model.device
@@ -47,6 +48,7 @@ def load_judge(
     model: str,  # Folder (below the repository when relative) or hub id
     revision: str = '',  # Commit on the hub
     device: str = '',  # The fastest there is when empty
+    precision: str = 'no',  # As in `Judge`
 ) -> Judge:
     "Load OWLv2 or OWL-ViT with the preprocessing that its folder describes."
     folder = model_folder(model, revision)
@@ -55,7 +57,7 @@ def load_judge(
     images, tokenizer = image_class.from_pretrained(folder), CLIPTokenizerFast.from_pretrained(folder)
     _check_preprocessing(folder, images, net.config.vision_config.image_size)
     label = f'{model} ({model_fingerprint(net)[:12]})'
-    return Judge(net.to(device or default_device()), processor_class(images, tokenizer), label)
+    return Judge(net.to(device or default_device()), processor_class(images, tokenizer), label, precision)
 
 def _kind_of(folder) -> str:
     "Which detector a folder holds."
@@ -147,6 +149,8 @@ def normalize(pictures: torch.Tensor) -> torch.Tensor:  # (..., 3, height, width
     return (pictures - mean)/std
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #3762dab7
+_PRECISIONS = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
 @torch.no_grad()
 def query_embeddings(
     judge: Judge,
@@ -174,7 +178,10 @@ def box_scores(
     model, counts = judge.model, [len(q) for q in queries]
     padded = torch.nn.utils.rnn.pad_sequence(queries, batch_first=True)
     real = torch.arange(max(counts), device=judge.device) < torch.tensor(counts, device=judge.device)[:, None]
-    feature_map = model.image_embedder(pixel_values.to(judge.device))[0]
+    half = _PRECISIONS[judge.precision]
+    with torch.autocast(judge.device.type, half, enabled=half is not None):
+        feature_map = model.image_embedder(pixel_values.to(judge.device, non_blocking=True))[0]
+    feature_map = feature_map.float()
     features = feature_map.flatten(1, 2)
     scores = model.class_predictor(features, padded, real)[0].sigmoid()
     return [s[:, :n] for s, n in zip(scores, counts)], model.box_predictor(features, feature_map)
@@ -229,13 +236,13 @@ def _plain(values) -> list:
     "Floats that keep float32's digits and no more."
     return [[float(str(v)) for v in row] for row in np.asarray(values, dtype=np.float32)]
 
-def _verdicts(judge, paths: list, queries, keep_boxes, pool) -> list:
-    "What the judge says about one batch of pictures."
-    images = list(pool.map(lambda path: pixels(judge, path), paths))
+def _verdicts(judge, paths: list, images: list, queries, keep_boxes) -> list:
+    "What the judge says about one batch of pictures, prepared by `pixels`."
     scores, boxes = box_scores(judge, torch.cat(images), queries)
     if not all(s.isfinite().all() for s in scores):
         raise ValueError(f'The judge gave scores that are not finite for one of {paths[0]} and the {len(paths) - 1} '
-                         'after it: its weights are damaged, fetch or make them again.')
+                         'after it: its weights are damaged, or half precision overflows '
+                         f'(precision is {judge.precision!r}): fetch or make the weights again, or use bf16 or no.')
     verdicts = []
     for path, score, box in zip(paths, scores, boxes):
         keep = score.amax(1) >= FLOOR
@@ -284,6 +291,20 @@ def _write_part(folder, records):
     while (Path(folder)/f'{name}{again}.jsonl').exists(): again += '+'  # asked anew, see `fits`
     write_jsonl(Path(folder)/f'{name}{again}.jsonl', records)
 
+# %% ../../nbs/4_metrics/02_metrics.detection.ipynb #d5e684ea
+def a_batch_ahead(
+    function,  # Called with one item, in a thread
+    batches: list,  # Lists of items
+    workers: int = 8,
+):  # Yields the results of each batch, in order, the next one begun
+    "What is prepared while something else works on what was prepared before."
+    with ThreadPoolExecutor(workers) as pool:
+        begun = None
+        for batch in [*batches, None]:
+            coming = None if batch is None else [pool.submit(function, item) for item in batch]
+            if begun is not None: yield [job.result() for job in begun]
+            begun = coming
+
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #cb6a25a3
 def judge_pictures(
     look,  # Called with {(prompt id, round): path}, at most `batch`; gives a dict for each, in order
@@ -296,6 +317,7 @@ def judge_pictures(
     share: tuple = None,  # (rank, world): only this part of the list; None asks the launcher
     part: int = 256,  # Pictures a file
     fits=None,  # Whether a record still answers what is asked; all do when None
+    prepare=None,  # Called with a path, in a thread, a batch ahead; `look` gets what it gave for each as well
 ) -> list:  # Records (prompt_id, round, image, and what `look` gave) of all pictures that are judged by now
     "Judge what is not judged yet."
     items = work_list(prompts, rounds)
@@ -307,11 +329,14 @@ def judge_pictures(
     own, done = items[rank::world], _valid_records(folder, hashes, fits)
     todo = [item for item in own if item not in done]
     bar = Progress(len(own), 'judge', 'image', done=len(own) - len(todo))
+    batches = [[paths[item] for item in todo[at:at + batch]] for at in range(0, len(todo), batch)]
+    prepared = a_batch_ahead(prepare, batches) if prepare else iter(())
     for start in range(0, len(todo), part):
         records, chunk = [], todo[start:start + part]
         for at in range(0, len(chunk), batch):
             some = {item: paths[item] for item in chunk[at:at + batch]}
-            for (prompt, r), verdict in zip(some, look(some), strict=True):
+            verdicts = look(some, next(prepared)) if prepare else look(some)
+            for (prompt, r), verdict in zip(some, verdicts, strict=True):
                 records.append(dict(prompt_id=prompt, round=r, image=hashes[prompt, r], **verdict))
             bar.update(len(some))
         _write_part(folder, records)
@@ -334,7 +359,8 @@ def detect(
     embedded = query_embeddings(judge, sorted({name for row in names.values() for name in row}))
     def queries(prompt): return torch.stack([embedded[name] for name in names[prompt]])
     settings = dict(judge=judge.label, query=QUERY, floor=FLOOR, boxes=keep_boxes)
-    with ThreadPoolExecutor(8) as pool:
-        def look(some):
-            return _verdicts(judge, list(some.values()), [queries(prompt) for prompt, _ in some], keep_boxes, pool)
-        return judge_pictures(look, images, prompts, rounds, folder, settings, batch, share, part)
+    if judge.precision != 'no': settings['precision'] = judge.precision
+    def look(some, images):
+        return _verdicts(judge, list(some.values()), images, [queries(prompt) for prompt, _ in some], keep_boxes)
+    def prepare(path): return pixels(judge, path)
+    return judge_pictures(look, images, prompts, rounds, folder, settings, batch, share, part, prepare=prepare)

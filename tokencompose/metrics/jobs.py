@@ -80,7 +80,7 @@ def job_of(
         val_images=resolve(p['data_images'] or data/'val2017'),
         inversions=resolve(p['inversions'] or f'{runs}/inversions/{run}'),
         layers=tuple(p['layers']) or DAAM_LAYERS, timesteps=tuple(p['timesteps']) or TIMESTEPS,
-        batch=p['batch'] or (settings.batch_size if metric in ('daam', 'examples') else 16),
+        batch=p['batch'] or (settings.batch_size if metric in ('daam', 'examples') else settings.judge_batch),
         share=(p['rank'], p['world']), device=p['device'], seed=p['seed'])
 
 # %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #da84c473

@@ -35,7 +35,7 @@ class DetectorScorer(PictureScorer):
     keep_boxes = False
 
     def score(self) -> dict:  # The measured part of a result
-        detector = load_judge(*self.detector(), self.job.device)
+        detector = load_judge(*self.detector(), self.job.device, self.job.settings.judge_precision)
         self.records = detect(detector, self.job.drawings, self.prompts, self.rounds, self.job.beside('detections'),
                               self.job.batch, keep_boxes=self.keep_boxes)
         self.device, threshold = detector.device, self.job.settings.judge_threshold

@@ -45,7 +45,8 @@ def training_digest(config) -> str:
 
 def recipe_of(settings: Profile) -> dict:
     "How pictures are drawn."
-    return {name: getattr(settings, name) for name in ('inference_steps', 'guidance_scale', 'scheduler')}
+    recipe = {name: getattr(settings, name) for name in ('inference_steps', 'guidance_scale', 'scheduler')}
+    return recipe if settings.sample_precision == 'no' else recipe | dict(precision=settings.sample_precision)
 
 def _asked(settings, metric, benchmark, data):
     if metric in ('daam', 'examples'): return [recipe_of(settings), settings.daam_pictures, settings.inner_steps]
@@ -63,8 +64,9 @@ def _seen_by(settings, name):
 def _judge(settings, metric):
     detector = settings.judge, settings.judge_revision
     if metric == 'visor' and settings.visor_judge: detector = settings.visor_judge, settings.visor_judge_revision
-    if metric in ('multigen', 'visor'): return [model_digest(*detector), settings.judge_threshold]
-    if metric in SEEN_BY: return [_seen_by(settings, name) for name in SEEN_BY[metric]]
+    half = [] if settings.judge_precision == 'no' else [settings.judge_precision]
+    if metric in ('multigen', 'visor'): return [model_digest(*detector), settings.judge_threshold, *half]
+    if metric in SEEN_BY: return [_seen_by(settings, name) for name in SEEN_BY[metric]] + half
     if metric != 'fid': return []
     clip = settings.extractor == 'clip'
     return model_digest(settings.clip, settings.clip_revision) if clip else model_digest(settings.inception)
