@@ -28,14 +28,15 @@ def step(unet, batch, token_ids):
 
 
 # Kernels are generated for the blocks that repeat, as `fast` does; the whole model, hooks included, is only traced
-# (the backend that needs no compiler), in one piece, which is where a capture could break.
-@pytest.mark.parametrize('how, backend', [pytest.param('fast', 'inductor', marks=needs_compiler), ('whole', 'aot_eager')])
-def test_compiled_maps_equal_eager(how, backend, monkeypatch):
+# (the backend that needs no compiler), in one piece, which is where a capture could break. Under checkpointing blocks run twice, and only those of convolutions are compiled.
+@pytest.mark.parametrize('how, backend, checkpointing', [pytest.param('fast', 'inductor', False, marks=needs_compiler), ('whole', 'aot_eager', False), ('fast', 'aot_eager', True)])
+def test_compiled_maps_equal_eager(how, backend, checkpointing, monkeypatch):
     torch._dynamo.reset()
     eager, compiled = small_unet(), small_unet()
     compiled.load_state_dict(eager.state_dict())
+    if checkpointing: compiled.train().enable_gradient_checkpointing()
     monkeypatch.setattr(speed, 'BACKEND', backend)
-    monkeypatch.setattr(speed, 'REGIONS', ('BasicTransformerBlock',))  # convolutions take their time, and capture nothing
+    if not checkpointing: monkeypatch.setattr(speed, 'REGIONS', ('BasicTransformerBlock',))  # convolutions take their time, and capture nothing
     counted = torch._dynamo.utils.counters['graph_break']
     counted.clear()
     speed.compile_unet(compiled, how, anywhere=True)

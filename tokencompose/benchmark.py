@@ -232,10 +232,10 @@ def in_words(
     said = [f'A step takes {total:.1f} ms: {shares}.',
             f'Forward and backward take {network:.1f} ms. Their multiplications alone take {least:.1f} ms at the '
             f'highest rate of the device; the other {max(0., network - least):.1f} ms are maps that are written and '
-            'read between the multiplications (normalisation, activations, attention) and kernels too small to fill it.']
+            'read between them (normalisation, activations, attention), and kernels too small to fill it.']
     if floor.traffic:
         said.append(f'The optimiser with clipping takes {spent["optimiser"]:.1f} ms. Weights, gradients and moments '
-                    f'cannot be read and written in less than {1e3*floor.traffic:.1f} ms, forward and backward counted in.')
+                    f'cannot be read and written in less than {1e3*floor.traffic:.1f} ms, all phases counted.')
     if spent['data'] > .05*total: said.append('The device waits for data.')
     return said
 

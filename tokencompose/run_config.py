@@ -26,6 +26,8 @@ def _check_choices(config):
         if value not in known: raise ValueError(f'{name}: expected {" or ".join(known)}, got {value!r}.')
     if config.speed == 'graphs' and config.accumulation > 1: raise ValueError(
         f'speed: graphs replays one forward an update, and accumulation is {config.accumulation}: take whole.')
+    if config.speed in ('whole', 'graphs') and config.gradient_checkpointing: raise ValueError(
+        f'speed: {config.speed} compiles what gradient_checkpointing would compute twice: leave that off, or take fast.')
 
 # %% ../nbs/1_method/06_run_config.ipynb #48c695c5
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def compile_unet(
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # sizes and places of a block
     options = dict(backend=BACKEND, dynamic=False)
     if speed == 'graphs': options.update(mode='reduce-overhead')
-    blocks = [module for module in model.modules() if type(module).__name__ in REGIONS]
+    # attention that is captured is not what runs when checkpointing computes it again
+    regions = REGIONS[1:] if any(getattr(m, 'is_gradient_checkpointing', False) for m in model.modules()) else REGIONS
+    blocks = [module for module in model.modules() if type(module).__name__ in regions]
     for module in blocks if COMPILED[speed] == 'blocks' else [model]: module.compile(**options)
 
 def is_compiled(model: torch.nn.Module) -> bool:

@@ -253,12 +253,15 @@ def speed_page(records: str = 'paper_figures/records') -> str:
     paths = {where: resolve(records)/'benchmark'/name for where, name in _SPEED_RECORDS.items()}
     found = {where: read_json(path) for where, path in paths.items() if path.is_file()}
     shown = pd.DataFrame(target_rows(found)).to_markdown(index=False, disable_numparse=True)
-    said = [f'{where}: {record["device"]}, size {record["size"]}, {record["dtype"]}, '
-            f'speed {record["params"]["speed"]}, torch {record["versions"]["torch"]}.' for where, record in found.items()]
+    said = []
+    for where, record in found.items():
+        said.append(f'{where}: {record["device"]}, size {record["size"]}, {record["dtype"]}, '
+                    f'speed {record["params"]["speed"]}, torch {record["versions"]["torch"]}.')
     said += [f'{where}: {NOT_RUN}.' for where in paths if where not in found]
     words = [' '.join(record['parts'].get('profile', {}).get('words', ())) for record in found.values()]
-    head = ('## Speed\n\nRatios within one run, of models with random weights: '
-            '[benchmark](nbs/8_studies/00_benchmark.ipynb), `python -m tokencompose.benchmark all --size sd14` (GPU), `--size mini` (CPU).')
+    command = 'python -m tokencompose.benchmark all --size'
+    head = ('## Speed\n\nRatios within one run, of models with random weights '
+            f'([benchmark](nbs/8_studies/00_benchmark.ipynb)): `{command} sd14` on a GPU, `{command} mini` on a CPU.')
     return '\n\n'.join(filter(None, [head, shown, ' '.join(said), *words]))
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #041107ae
