@@ -10,7 +10,6 @@ __all__ = ['REASONS', 'toy_tokenizer', 'fast_tokenizer', 'noun_spans', 'NounToke
 import functools, json, re, tempfile, unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-import matplotlib.pyplot as plt
 from transformers import CLIPTokenizerFast, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
@@ -263,6 +262,7 @@ def plot_alignment(
     per_row: int = 11,  # Tokens in one row of boxes
 ):  # matplotlib axes
     "The caption's tokens as boxes, coloured by noun; nouns that were left out stand in the legend with their reason."
+    import matplotlib.pyplot as plt  # inside, since training draws no figures
     labels = _caption_tokens(caption, tokenizer).labels
     owner = {i: n for n, r in reversed(list(enumerate(aligned))) for i in r.token_ids}
     rows = -(-len(labels) // per_row)

@@ -111,7 +111,7 @@ def read_benchmark(
     own = dict(visor=read_visor, compbench=read_compbench, geneval=read_geneval)
     if benchmark in own: return own[benchmark](path)
     if benchmark not in METRIC_BENCHMARKS['fid']: return read_prompts(path, classes)
-    from tokencompose.metrics.fid import read_pairs  # inside, since it comes with torch and those who only count do without
+    from tokencompose.metrics.fid import read_pairs  # inside, since it comes with torch, and tables do without
     return read_pairs(path)
 
 def _check_references(rows, folder):
