@@ -456,10 +456,19 @@ def test_nouns_that_no_caption_says_are_named_where_none_is_left(pair, tmp_path,
     assert 'show nothing that the caption says: 1 (0.png of b.jpg)' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('place', ['', 'out'])
-def test_results_do_not_go_among_the_pictures(pair, place):
-    with pytest.raises(ValueError, match='lies in the folder of pictures .*: choose a folder elsewhere .-p out_dir FOLDER'): belongs_to(pair/place, pair)
-    assert not (pair/place/'pictures.txt').exists()
+def test_results_do_not_go_among_the_pictures(pair):
+    with pytest.raises(ValueError, match='is the folder of the pictures themselves, .*: choose another .-p out_dir FOLDER'): belongs_to(pair, pair)
+    assert not (pair/'pictures.txt').exists()
+
+
+def test_results_in_a_folder_inside_are_no_pictures(mine):
+    before = read_folder(mine)
+    belongs_to(mine/'out', mine)
+    (mine/'out'/'seg').mkdir()
+    (mine/'out'/'seg'/'mask_a_cat.png').write_bytes((mine/'a.jpg').read_bytes()); (mine/'out'/'captions.txt').write_text('a note')
+    again = read_folder(mine)
+    assert [(i.file_name, i.captions) for i in again.images] == [(i.file_name, i.captions) for i in before.images]
+    belongs_to(mine/'out', mine)
 
 
 @pytest.mark.parametrize('key', ['data', 'images'])

@@ -150,6 +150,7 @@ def changed_since(
     if known['model'] != now['model']: changed.append(f'{config.model}: another base model')
     return changed
 
+# %% ../nbs/1_method/06_run_config.ipynb #388d9a00
 def refuse_changes(folder, old: dict, config: TrainConfig):
     "Stop where `changed_since` finds anything."
     if 'digests' not in old:

@@ -27,9 +27,18 @@ CAPTION_SUFFIXES = ('.txt', '.caption', '.captions')
 _MASK_ENDS, _MASK_FOLDERS = ('-masklabel', '-mask', '_mask', '.mask'), ('mask', 'masks', 'seg')
 _NO_CAPTIONS = ('readme', 'license', 'licence', 'requirements')
 
+_NOTE = 'pictures.txt'  # in a folder of results: where the pictures lie
+
+def _results_in(folder: Path) -> list:
+    "Folders of results inside a folder of pictures: they hold a note with the path of a folder and nothing else."
+    notes = [(note.parent, read_text(note).strip()) for note in folder.rglob(_NOTE)]
+    return [made for made, said in notes if made != folder and '\n' not in said and Path(said).is_absolute()]
+
 def _files(folder: Path, suffixes: tuple, what: str) -> list:
     "Paths of the visible files with one of the suffixes, below the folder, sorted; no two of the same stem."
-    found = [p for p in folder.rglob('*') if p.suffix.lower() in suffixes and p.is_file()]
+    results = _results_in(folder)
+    found = [p for p in folder.rglob('*') if p.suffix.lower() in suffixes and p.is_file()
+             and not any(made in p.parents for made in results)]
     names = sorted(p.relative_to(folder) for p in found)
     names = [name for name in names if not any(part[0] == '.' or part == '__MACOSX' for part in name.parts)]
     names, stems = [name for name in names if name.parent.name.lower() not in _MASK_FOLDERS], {}
@@ -258,7 +267,9 @@ def _tell(lost: dict, folder: Path, total: int, gaps: str):
 
 def _name_others(folder: Path, used: set):
     "Print what else is in the folder."
-    there = [p for p in folder.rglob('*') if p.is_file() and p.resolve() not in used]
+    results = _results_in(folder)
+    there = [p for p in folder.rglob('*') if p.is_file() and p.resolve() not in used
+             and not any(made in p.parents for made in results)]
     names = [p.relative_to(folder) for p in there]
     others = sorted(name.as_posix() for name in names if not any(part[0] == '.' for part in name.parts))
     if others: print(f'{folder.name}: not looked at: {_some(others)}.')
@@ -271,10 +282,10 @@ def belongs_to(
     pictures,  # Folder of pictures
 ):
     "Note whose results a folder holds; refuse one that belongs to other pictures, which are still there."
-    note, pictures = Path(folder)/'pictures.txt', Path(pictures).resolve()
-    if pictures in (note.resolve().parent, *note.resolve().parent.parents):
-        raise ValueError(f'{folder} lies in the folder of pictures {pictures}, whose pictures its own would join: '
-                         'choose a folder elsewhere (-p out_dir FOLDER).')
+    note, pictures = Path(folder)/_NOTE, Path(pictures).resolve()
+    if pictures == note.resolve().parent:
+        raise ValueError(f'{folder} is the folder of the pictures themselves, which results would join: '
+                         'choose another (-p out_dir FOLDER).')
     owner = Path(read_text(note).strip()) if note.is_file() else pictures
     if owner != pictures and owner.is_dir():
         raise ValueError(f'{folder} belongs to the pictures in {owner}: give those in {pictures} a folder of their own '

@@ -148,6 +148,7 @@ def yes_share(
     yes, no = tokenizer.convert_tokens_to_ids(['yes', 'no'])
     return (logits[..., yes] - logits[..., no]).sigmoid()
 
+# %% ../../nbs/4_metrics/12_metrics.vqa.ipynb #83747db7
 @torch.no_grad()
 def answer_shares(
     vqa: Vqa,
