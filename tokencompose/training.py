@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
            'cached_dataset', 'make_batch', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
-           'check_supervision', 'set_up', 'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid',
-           'preview', 'bookkeep', 'save', 'finish', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line',
-           'main']
+           'check_supervision', 'check_inputs', 'new_accelerator', 'only_run', 'both_sets', 'set_up', 'watching',
+           'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save', 'finish',
+           'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
 import argparse, contextlib, json, os, shutil, sys, time
@@ -20,13 +20,14 @@ from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
 from .core import read_json, resolve, SampleOrder, write_json, write_jsonl
+from .processes import sole_user, together
 from .models import load_pipeline, model_folder, new_sampler
 from .attention import CrossAttentionCapture, resolve_layers
 from .losses import column_losses
 from .data.dataset import GroundingDataset, supervision_text
 from .data.cache import CachedDataset, encode_cache, latents_from_moments
 from .run_config import begun_with, config_of, PARAMETERS, refuse_changes, rows_of, TrainConfig
-from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sole_user
+from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 
 # %% ../nbs/1_method/08_training.ipynb #09614ac4
 def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
@@ -109,12 +110,14 @@ def cached_dataset(
     share: tuple = (0, 1),  # (rank, number of processes): who encodes what is missing
     rows: int = 0,  # Use the first rows only; all when 0
     held_out: bool = False,  # Whether it is the held-out set: named `val_data` and `val_images` in messages
+    wait=None,  # Called between encoding and reading, to wait for the other processes
 ) -> CachedDataset:
     "Images, captions and masks of a folder as tensors in memory; encoded on the first call, read from the cache later."
     dataset = files_of(config, pipe.tokenizer, data, images, held_out)
     if rows: dataset.rows = dataset.rows[:rows]
     place = resolve(config.cache) if config.cache else cache_folder()
     cache = encode_cache(dataset, pipe.vae, pipe.text_encoder, place, share=share)
+    if wait: wait()
     sizes = sorted(set(map_sizes(pipe.unet, config.layers, latent_side(pipe, config)).values()))
     return CachedDataset(dataset, cache, sizes)
 
@@ -195,12 +198,14 @@ def train(
     "Train, or go on where a killed run stopped; leaves a folder that the stock `StableDiffusionPipeline` loads."
     out = resolve(config.out_dir)
     if done := finished(out, config): return done
-    run, last = set_up(config, out), min(config.steps, stop_at or config.steps)
-    with watching(run):
-        while run.step < last:
-            norm = update(run)
-            bookkeep(run, norm, last)
-    return finish(run)
+    begun, accelerator, last = check_inputs(config), new_accelerator(config), min(config.steps, stop_at or config.steps)
+    with together(config.out_dir, accelerator.num_processes), only_run(out, accelerator):
+        run = set_up(config, out, begun, accelerator)
+        with watching(run):
+            while run.step < last:
+                norm = update(run)
+                bookkeep(run, norm, last)
+        return finish(run)
 
 # %% ../nbs/1_method/08_training.ipynb #f8343a15
 def check_launch():
@@ -220,22 +225,40 @@ def check_supervision(config: TrainConfig, counts: dict, tell: bool):
                      'alone (method denoise).')
 
 # %% ../nbs/1_method/08_training.ipynb #dfe7a4ef
-def set_up(config: TrainConfig, out: Path) -> Run:
-    "Models, data and optimiser of a run, with the state of its newest checkpoint."
+def check_inputs(config: TrainConfig) -> dict:  # See `begun_with`
+    "Stop where launch, model or data are not what they should be, before anything is written."
     check_launch()
     model_folder(config.model, config.revision)
     for name in ('data', 'images'): _check_there(resolve(getattr(config, name)), name, False)
-    begun = begun_with(config)
+    return begun_with(config)
+
+def new_accelerator(config: TrainConfig) -> Accelerator:
+    "This process among those of the launch, connected."
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
-    device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    return Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
+
+def only_run(out: Path, accelerator: Accelerator):
+    "The run's folder, held by the first process."
+    return sole_user(out) if accelerator.is_main_process else contextlib.nullcontext()
+
+def both_sets(pipe, config: TrainConfig, accelerator: Accelerator) -> tuple:  # data, held-out data or None
+    "What is trained on, and what is looked at meanwhile."
+    share = accelerator.process_index, accelerator.num_processes
+    def cached(*which, **more):
+        return cached_dataset(pipe, *which, config, share, **more, wait=accelerator.wait_for_everyone)
+    data, held_out = cached(config.data, config.images), None
+    if config.val_data and config.sample_every:
+        held_out = cached(config.val_data, config.val_images, rows=config.val_rows, held_out=True)
+    return data, held_out
+
+
+# %% ../nbs/1_method/08_training.ipynb #2a66574e
+def set_up(config: TrainConfig, out: Path, begun: dict, accelerator: Accelerator) -> Run:
+    "Models, data and optimiser of a run, with the state of its newest checkpoint."
+    device = accelerator.device
     pipe = load_pipeline(config.model, config.revision, device=str(device))
     pipe.scheduler = new_sampler(pipe.scheduler.config)
-    data, held_out = cached_dataset(pipe, config.data, config.images, config, share), None
-    if config.val_data and config.sample_every:
-        looked_at = (config.val_data, config.val_images, config, share, config.val_rows)
-        held_out = cached_dataset(pipe, *looked_at, held_out=True)
-    accelerator.wait_for_everyone()
+    data, held_out = both_sets(pipe, config, accelerator)
     if config.supervised: check_supervision(config, data.supervision, accelerator.is_main_process)
     unet = pipe.unet.float().requires_grad_(True).train()
     if config.gradient_checkpointing: unet.enable_gradient_checkpointing()
@@ -252,13 +275,13 @@ def set_up(config: TrainConfig, out: Path) -> Run:
     return Run(config, begun, out, accelerator, pipe, data, held_out, unet, model, scheduler, optimizer, averages,
                SampleOrder(len(data), config.seed), step, first=step, started=time.monotonic())
 
+
 # %% ../nbs/1_method/08_training.ipynb #163b9a54
 @contextlib.contextmanager
 def watching(run: Run):
-    "The run's folder held, its attention captured where a loss wants it, its log and progress open."
+    "A run's attention captured where a loss wants it, its log and progress open."
     config, first_process = run.config, run.accelerator.is_main_process
     with contextlib.ExitStack() as stack:
-        if first_process: stack.enter_context(sole_user(run.out))
         if first_process and not run.step:
             write_json(run.out/'rows.json', rows_of(config))
             write_jsonl(run.out/'left_out.jsonl', run.data.supervision['lost'])
