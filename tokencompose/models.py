@@ -10,10 +10,12 @@ __all__ = ['PUBLISHED', 'model_folder', 'load_pipeline', 'load_tokenizer', 'mode
 # %% ../nbs/0_base/07_models.ipynb #0c755ce4
 import hashlib, json, re, tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 import tokenizers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from .core import content_sha256, default_device, files_hash, hash_of, read_json, resolve
 
@@ -58,6 +60,10 @@ def _check_kind(folder: Path):
         raise FileNotFoundError(f'{folder} holds no pipeline (model_index.json is missing): '
                                 'point `model` at a folder written by save_pretrained.')
     index, wanted = read_json(folder/'model_index.json'), 'Stable Diffusion 1 or 2 for text to image is wanted'
+    libraries = {str(entry[0]) for entry in index.values() if isinstance(entry, list) and entry and entry[0]}
+    if foreign := libraries - {'diffusers', 'transformers', 'stable_diffusion'}:  # a file of Python in the folder
+        raise ValueError(f'{folder}/model_index.json asks for code of {", ".join(sorted(foreign))}, which is not run: '
+                         'only parts of diffusers and transformers are allowed.')
     kind = f'{folder} is a {index.get("_class_name", "model of no known class")}'
     lost = [part for part in (*_PARTS, 'tokenizer', 'scheduler') if not (folder/part).is_dir()]
     lost = lost or [f'{part}/config.json' for part in _PARTS if not (folder/part/'config.json').is_file()]
@@ -87,6 +93,20 @@ def _weights_of(folder: Path) -> tuple:  # options of `from_pretrained`, files o
                             '(.safetensors or .bin): fetch them too.')
 
 # %% ../nbs/0_base/07_models.ipynb #880cd932
+_UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError)
+
+def _unreadable(files: list) -> str:
+    "Which of the files of weights cannot be read, or holds more than numbers; empty where none."
+    for path in files:
+        try:
+            if path.suffix == '.bin': torch.load(path, map_location='meta', weights_only=True)
+            else:
+                with safe_open(path, 'pt') as f: f.keys()
+        except _UNREADABLE as reason:
+            text = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
+            return f'The weights {path} cannot be read ({text:.120})'
+    return ''
+
 def load_pipeline(
     model: str,  # See `model_folder`
     revision: str = '',  # Commit on the hub
@@ -96,10 +116,13 @@ def load_pipeline(
     "A pipeline in evaluation mode, without the safety checker (which would blacken pictures and count them as misses)."
     folder = model_folder(model, revision)
     _check_kind(folder)
-    options, _ = _weights_of(folder)
+    options, files = _weights_of(folder)
     disable_progress_bar()
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
-                                                   safety_checker=None, requires_safety_checker=False)
+    try: pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
+                                                        safety_checker=None, requires_safety_checker=False)
+    except _UNREADABLE:
+        if not (problem := _unreadable(files)): raise
+        raise ValueError(f'{problem}: fetch or make them again.') from None
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)
     return pipe.to(device or default_device())

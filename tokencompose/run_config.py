@@ -41,7 +41,7 @@ class TrainConfig(Settings):
     mask_rule: str = 'authors'  # authors, any, majority or soft
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    mixed_precision: str = 'no'  # no, bf16 or fp16
+    mixed_precision: str = 'no'  # Autocast: no (the authors), bf16 or fp16
     gradient_checkpointing: bool = False
     lr_schedule: str = 'constant'  # or linear: down to nothing after the last update
     ema: float = 0.0  # Decay of the moving average that is exported; none when 0
@@ -65,6 +65,8 @@ class TrainConfig(Settings):
         super().__post_init__()
         for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
+        if self.mixed_precision not in ('no', 'bf16', 'fp16'):
+            raise ValueError(f'mixed_precision: expected no, bf16 or fp16, got {self.mixed_precision!r}.')
         if self.lr_schedule not in ('constant', 'linear'):
             raise ValueError(f'lr_schedule: expected constant or linear, got {self.lr_schedule!r}.')
         try: decays = tuple(map(float, self.averages))  # a command line gives text
@@ -193,7 +195,7 @@ PARAMETERS = {  # name -> (default, help)
     'mask_rule': ('', 'authors, any, majority or soft'),
     'head_reduction': ('', 'ratio, map or loss'),
     'layer_reduction': ('', 'sum or mean'),
-    'mixed_precision': ('', 'no, bf16 or fp16'),
+    'mixed_precision': ('', 'no (float32, as the authors), bf16 or fp16, the profile\'s own when empty'),
     'gradient_checkpointing': (False, 'less memory for more time, also where the profile goes without'),
     'checkpoint_every': (-1, 'updates between checkpoints'),
     'keep_checkpoints': (-1, 'newest checkpoints kept, 2 when negative'),

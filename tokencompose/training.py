@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
-           'cached_dataset', 'make_batch', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
-           'check_supervision', 'check_inputs', 'new_accelerator', 'only_run', 'both_sets', 'set_up', 'watching',
-           'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save', 'finish',
-           'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
+           'cached_dataset', 'make_batch', 'Run', 'scheduled_lr', 'update', 'train', 'optimizer_step', 'check_finite',
+           'check_launch', 'check_supervision', 'check_inputs', 'new_accelerator', 'only_run', 'both_sets', 'set_up',
+           'watching', 'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save',
+           'finish', 'whole_folder', 'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
 import argparse, contextlib, json, os, shutil, sys, time
@@ -19,7 +19,8 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
-from .core import read_json, resolve, SampleOrder, write_json, write_jsonl
+from .core import atomic_path, json_rows, read_json, resolve, SampleOrder, sync_folder, write_json, write_jsonl
+from .core import write_text, writing
 from .processes import sole_user, together
 from .models import load_pipeline, model_folder, new_sampler
 from .attention import CrossAttentionCapture, resolve_layers
@@ -174,20 +175,22 @@ def scheduled_lr(config: TrainConfig, step: int) -> float:
     "Of the update that follows `step` others."
     return config.lr if config.lr_schedule == 'constant' else config.lr*(1 - step/config.steps)
 
-def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping
+def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping; None where the update was skipped
     "One update of the weights."
-    config, accelerator = run.config, run.accelerator
+    config, accelerator, rows = run.config, run.accelerator, []
     for micro in range(config.accumulation):
         last = micro == config.accumulation - 1  # processes exchange their gradients once an update
         with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
             losses = step_losses(run.model, run.scheduler, run.batch(micro), config, run.capture)
             accelerator.backward(total_loss(*losses, config)/config.accumulation)
-        if run.log: run.log.add(loss_row(*losses, config), run.images)
+        if run.log: rows.append(loss_row(*losses, config))
     norm = accelerator.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
     for group in run.optimizer.param_groups: group['lr'] = scheduled_lr(config, run.step)
-    run.optimizer.step()
+    skipped = optimizer_step(run)
     run.optimizer.zero_grad()
+    if skipped: return None
     for average in run.averages.values(): average.step(run.unet.parameters())
+    for row in rows: run.log.add(row, run.images)
     run.step += 1
     return norm
 
@@ -204,8 +207,26 @@ def train(
         with watching(run):
             while run.step < last:
                 norm = update(run)
-                bookkeep(run, norm, last)
+                if norm is not None: bookkeep(run, norm, last)
         return finish(run)
+
+# %% ../nbs/1_method/08_training.ipynb #6e1b1c77
+def optimizer_step(run: Run) -> bool:  # Whether a gradient overflowed, so that nothing was changed
+    "The optimiser's own step."
+    scaler = run.accelerator.scaler
+    before = scaler.get_scale() if scaler else 0.
+    run.optimizer.step()
+    if not scaler or scaler.get_scale() >= before: return False  # accelerate does not see what a fused optimiser skips
+    if before > 2**-14: return True
+    raise ValueError(f'{run.config.out_dir}: after update {run.step} the gradients overflow in float16 at any scale: '
+                     'train with -p mixed_precision bf16 or no, or choose a lower learning rate.')
+
+def check_finite(run: Run, norm: torch.Tensor):
+    "Stop a run whose gradients are not finite, before that is saved."
+    if torch.isfinite(norm): return
+    raise ValueError(f'{run.config.out_dir}: the gradients of update {run.step} are not finite. The newest checkpoint '
+                     'is from before: look at its samples, then choose a lower learning rate, or give another seed.')
+
 
 # %% ../nbs/1_method/08_training.ipynb #f8343a15
 def check_launch():
@@ -229,7 +250,8 @@ def check_inputs(config: TrainConfig) -> dict:  # See `begun_with`
     "Stop where launch, model or data are not what they should be, before anything is written."
     check_launch()
     model_folder(config.model, config.revision)
-    for name in ('data', 'images'): _check_there(resolve(getattr(config, name)), name, False)
+    looked_at = ('val_data', 'val_images') if config.val_data and config.sample_every else ()
+    for name in ('data', 'images', *looked_at): _check_there(resolve(getattr(config, name)), name, name in looked_at)
     return begun_with(config)
 
 def new_accelerator(config: TrainConfig) -> Accelerator:
@@ -268,7 +290,8 @@ def set_up(config: TrainConfig, out: Path, begun: dict, accelerator: Accelerator
     decays |= {f'ema-{decay}': decay for decay in config.averages}
     averages = {name: EMAModel(unet.parameters(), decay=decay) for name, decay in decays.items()}
     newest = newest_checkpoint(out/'checkpoints')
-    step = load_checkpoint(newest, unet, optimizer, averages, config, accelerator.num_processes) if newest else 0
+    live = unet, optimizer, averages, config, accelerator.num_processes, accelerator.scaler
+    step = load_checkpoint(newest, *live) if newest else 0
     for average in averages.values(): average.to(device)
     model, optimizer = accelerator.prepare(unet, optimizer)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
@@ -309,13 +332,17 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int, tensorboard: bool = False):
         self.path, self.rows, self.start, self.samples = folder/'metrics.jsonl', [], time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
-        old = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in old if line.endswith('}') and json.loads(line)['step'] <= step]
-        self.path.write_text(''.join(f'{line}\n' for line in kept))
+        self.keep(step)
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
             self.board = SummaryWriter(folder/'tensorboard')
+    def keep(self, step: int):
+        "Cut off what comes after a step: all of it happens again."
+        if not self.path.is_file(): return
+        text = self.path.read_text(encoding='utf-8', errors='replace')
+        write_text(self.path, text[:text.rfind('\n') + 1])  # a last line that a kill cut off
+        write_jsonl(self.path, [row for row, _ in json_rows(self.path) if row['step'] <= step])
     def add(self, row: dict, samples: int):
         self.rows.append(row); self.samples += samples
     def write(self, step: int, **more) -> dict:
@@ -327,7 +354,7 @@ class MetricsLog:
         self.rows, self.samples, self.start = [], 0, time.monotonic()
         return line
     def append(self, line: dict):
-        with open(self.path, 'a') as f: f.write(json.dumps(line) + '\n')
+        with writing(self.path), open(self.path, 'a') as f: f.write(json.dumps(line) + '\n')
         if self.board:
             for k, v in line.items():
                 if k != 'step' and isinstance(v, (int, float)): self.board.add_scalar(k, v, line['step'])
@@ -354,8 +381,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     trained, pipe.unet = pipe.unet, unet
     try: images = pipe(list(config.sample_prompts), latents=latents, **how).images
     finally: pipe.unet = trained
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_image_grid(images, 1, len(images)).save(path)
+    with atomic_path(path) as temporary: make_image_grid(images, 1, len(images)).save(temporary)
 
 def preview(run: Run):
     "Validation losses and sample grid of this moment."
@@ -373,10 +399,12 @@ def preview(run: Run):
 def bookkeep(run: Run, norm: torch.Tensor, last: int):
     "Log, checkpoint and look where it is time; all processes wait for a checkpoint."
     config, step = run.config, run.step
+    saves, logs = (step % every == 0 or step == last for every in (config.checkpoint_every, config.log_every))
+    if saves or logs: check_finite(run, norm)
     if run.log:
         run.bar.update()
-        if step % config.log_every == 0 or step == last: run.log.write(step, grad_norm=float(norm))
-        if step % config.checkpoint_every == 0 or step == last: save(run)
+        if logs: run.log.write(step, grad_norm=float(norm))
+        if saves: save(run)
         if config.sample_every and (step % config.sample_every == 0 or step == config.steps): preview(run)
     if step % config.checkpoint_every == 0: run.accelerator.wait_for_everyone()
 
@@ -387,6 +415,7 @@ def save(run: Run):
         tensors[name] = {f'{i:06d}': p for i, p in enumerate(average.shadow_params)}
     optimizer = getattr(run.optimizer, 'optimizer', run.optimizer)
     state, keep = dict(run.begun, world=run.accelerator.num_processes), run.config.keep_checkpoints
+    if run.accelerator.scaler: state['scaler'] = run.accelerator.scaler.state_dict()
     save_checkpoint(run.out/'checkpoints', run.step, tensors, optimizer.state_dict(), state, keep)
 
 def finish(run: Run) -> dict:
@@ -402,19 +431,28 @@ def finish(run: Run) -> dict:
     return result
 
 # %% ../nbs/1_method/08_training.ipynb #219d0c35
+def whole_folder(folder: Path, model):
+    "Write a model's folder under a temporary name, rename it when it is on the disk."
+    temporary = folder.with_name(f'.{folder.name}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with writing(folder):
+            model.save_pretrained(temporary, safe_serialization=True)
+            sync_folder(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(temporary, folder)
+    finally: shutil.rmtree(temporary, ignore_errors=True)
+
 def export(run: Run, result: dict):
     "The pipeline under a temporary name, renamed when whole, then the result."
     for decay in run.config.averages:
         average = run.averages[f'ema-{decay}']
         average.store(run.unet.parameters()); average.copy_to(run.unet.parameters())
-        run.unet.save_pretrained(run.out/f'unet_ema-{decay}', safe_serialization=True)
+        whole_folder(run.out/f'unet_ema-{decay}', run.unet)
         average.restore(run.unet.parameters())
     if run.config.ema: run.averages['ema'].copy_to(run.unet.parameters())
     run.pipe.unet = run.unet.eval()
-    temporary = run.out/'.pipeline.tmp'
-    shutil.rmtree(temporary, ignore_errors=True); shutil.rmtree(run.out/'pipeline', ignore_errors=True)
-    run.pipe.save_pretrained(temporary, safe_serialization=True)
-    os.rename(temporary, run.out/'pipeline')
+    whole_folder(run.out/'pipeline', run.pipe)
     source = provenance(run.config.to_dict(), [resolve(run.config.data)/'metadata.jsonl'], result['seconds'])
     write_json(run.out/'result.json', dict(run.begun, result=result, provenance=source))
 
