@@ -42,6 +42,6 @@ class Started:
         return self.process.exitcode
 
 
-def run_python(code, *arguments, **more) -> tuple:  # exit code, what it printed
+def run_python(code, *arguments, timeout=300, **more) -> tuple:  # exit code, what it printed
     started = Started(code, *arguments, **more)
-    return started.wait(), started.output
+    return started.wait(timeout), started.output

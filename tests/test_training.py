@@ -6,11 +6,13 @@ import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from PIL import Image
 from processes import run_python
 from safetensors.torch import load_file
 
+import tokencompose.training as training
 from tokencompose.core import file_sha256, keyed_generator, SampleOrder
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.dataset import GroundingDataset
@@ -107,7 +109,8 @@ def test_averages_of_a_command_line():
     assert config_of(given).averages == (.9, .99)
 
 
-@pytest.mark.parametrize('changes, message', [(dict(lr_schedule='cosine'), "lr_schedule: expected constant or linear, got 'cosine'"), (dict(averages=(.9, 1.)), r'averages: decays must lie between 0 and 1, got \[0.9, 1.0\]'), (dict(averages=('much',)), 'decays must lie between 0 and 1'),
+@pytest.mark.parametrize('changes, message', [(dict(mixed_precision='half'), "mixed_precision: expected no or bf16 or fp16, got 'half'"),
+    (dict(lr_schedule='cosine'), "lr_schedule: expected constant or linear, got 'cosine'"), (dict(averages=(.9, 1.)), r'averages: decays must lie between 0 and 1, got \[0.9, 1.0\]'), (dict(averages=('much',)), 'decays must lie between 0 and 1'),
     (dict(speed='quick'), "speed: expected exact or fast or whole or graphs, got 'quick'"), (dict(speed='graphs', accumulation=2), 'graphs replays one forward an update'),
     (dict(speed='whole', gradient_checkpointing=True), 'leave that off, or take fast')])
 def test_recipes_that_cannot_be(changes, message):
@@ -216,3 +219,51 @@ def test_missing_folders_stop_before_anything_is_written(place, tmp_path):
     with pytest.raises(FileNotFoundError, match='-p split val -p masks exact'):
         train(small(place, tmp_path/'no', sample_every=1, val_data='data/none', val_images=str(place/'scenes'/'train2017')))
     assert not (tmp_path/'no').exists()
+
+
+class Scaled(Accelerator):
+    "float32 with a loss scaler: on a CPU accelerate has none, and scaling by powers of two changes no bit. Above a scale of 2**14 a gradient overflows."
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.scaler = torch.amp.GradScaler('cpu', init_scale=2.**16, growth_interval=3)
+
+    def unscale_gradients(self, optimizer=None):
+        each, = self._optimizers
+        if self.scaler.get_scale() > 2.**14: each.param_groups[0]['params'][0].grad.fill_(float('inf'))
+        self.scaler.unscale_(each.optimizer)
+
+
+def test_an_update_that_overflows_is_none(place, tmp_path, monkeypatch):
+    "Skipped updates leave no trace: weights, average and log are those without a scaler; the scale is taken up again."
+    options = dict(steps=6, ema=.9, checkpoint_every=2, keep_checkpoints=9, log_every=1)
+    train(small(place, tmp_path/'plain', **options))
+    monkeypatch.setattr(training, 'Accelerator', Scaled)
+    train(small(place, tmp_path/'scaled', **options))
+    train(small(place, tmp_path/'parts', **options), stop_at=2), train(small(place, tmp_path/'parts', **options))
+    scales = {run: [json.loads((tmp_path/run/'checkpoints'/f'step-{n:07d}'/'state.json').read_text())['scaler'] for n in (2, 4, 6)] for run in ('scaled', 'parts')}
+    assert scales['scaled'] == scales['parts'] and [s['scale'] for s in scales['parts']] == [2.**14, 2.**14, 2.**15], 'updates 1 and 4 overflowed'
+    rows = [[{k: v for k, v in json.loads(line).items() if k != 'samples_per_second'} for line in (tmp_path/run/'metrics.jsonl').open()] for run in ('plain', 'scaled', 'parts')]
+    assert rows[0] == rows[1] == rows[2] and len(rows[0]) == 6
+    for run in ('scaled', 'parts'):
+        for name, tensor in weights(tmp_path/'plain').items(): assert torch.equal(tensor, weights(tmp_path/run)[name])
+
+
+def test_gradients_that_always_overflow_end_a_run(place, tmp_path, monkeypatch):
+    class Always(Scaled):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            self.scaler = torch.amp.GradScaler('cpu', init_scale=2.**-11)
+
+        def unscale_gradients(self, optimizer=None):
+            self._optimizers[0].param_groups[0]['params'][0].grad.fill_(float('inf'))
+            super().unscale_gradients()
+    monkeypatch.setattr(training, 'Accelerator', Always)
+    with pytest.raises(ValueError, match='after update 0 the gradients overflow in float16 at any scale'): train(small(place, tmp_path/'run'))
+
+
+def test_gradients_that_are_not_finite_end_a_run_before_they_are_saved(place, tmp_path, monkeypatch):
+    config, loss = small(place, tmp_path/'run', steps=3, checkpoint_every=1, log_every=5), training.total_loss
+    train(config, stop_at=1)
+    monkeypatch.setattr(training, 'total_loss', lambda *args: loss(*args)*float('nan'))
+    with pytest.raises(ValueError, match='the gradients of update 2 are not finite'): train(config)
+    assert [c.name for c in (tmp_path/'run'/'checkpoints').iterdir()] == ['step-0000001']

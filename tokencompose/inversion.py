@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
-from safetensors import safe_open, SafetensorError
-from safetensors.torch import load_file, save_file
-from .core import atomic_path, key_to_int, process_share, Progress, Settings, write_json
+from .core import key_to_int, Progress, read_tensors, save_tensors, Settings, write_json
+from .processes import shared
 from .models import new_sampler
 from .data.cache import image_moments
 from .sampling import check_settings, pipeline_hash, TextStates
@@ -217,9 +216,11 @@ def _origin(item) -> dict:
 def _is_done(path, item) -> bool:
     "Whether a picture's file is there and whole; an error if it is another picture's."
     if not path.is_file(): return False
-    try:
-        with safe_open(path, 'pt') as f: origin = json.loads((f.metadata() or {}).get('origin', 'null'))
-    except SafetensorError: return False  # cut off
+    try: origin = read_tensors(path)[1].get('origin')
+    except ValueError as error:
+        print(f'{error} It is made again.')
+        return False
+    if isinstance(origin, str): origin = json.loads(origin)  # of an earlier version
     if origin != _origin(item):
         raise ValueError(f'{path} was made from another picture or caption than {item["id"]!r} has now: '
                          'choose another folder or delete the file.')
@@ -233,11 +234,11 @@ def read_inversion(
     path = inversion_path(folder, picture_id)
     if not path.is_file():
         raise FileNotFoundError(f'There is no inversion {path}: run invert_pictures for this folder first.')
-    return load_file(path)
+    return read_tensors(path)[0]
 
 def _write(path, item, found, b):
     tensors = {name: values[b].cpu().contiguous() for name, values in found.items()}
-    with atomic_path(path) as temporary: save_file(tensors, temporary, dict(origin=json.dumps(_origin(item))))
+    save_tensors(path, tensors, origin=_origin(item))
 
 # %% ../nbs/3_sampling/01_inversion.ipynb #c706a666
 def _claimed(folder, settings, pipe):
@@ -258,19 +259,22 @@ def invert_pictures(
 ) -> dict:  # inverted, skipped, missing (of all processes): numbers of pictures
     "Invert what is missing."
     if batch < 1: raise ValueError(f'batch: expected 1 or more, got {batch}.')
-    folder, settings, (rank, world) = Path(folder), Inversion.from_params(settings), share or process_share()
+    folder, settings, counts = Path(folder), Inversion.from_params(settings), dict(inverted=0, skipped=0)
     _claimed(folder, settings, pipe)
-    batches = [range(start, min(start + batch, len(pictures))) for start in range(0, len(pictures), batch)][rank::world]
-    bar, counts = Progress(sum(map(len, batches)), 'invert', 'picture'), dict(inverted=0, skipped=0)
-    for numbers in batches:
-        items = [pictures[i] for i in numbers]
-        todo = [b for b, item in enumerate(items) if not _is_done(inversion_path(folder, item['id']), item)]
-        if todo:
-            pixels = torch.stack([item['pixel_values'] for item in items])
-            found = invert(pipe, pixels, [item['caption'] for item in items], settings)
-        for b in todo: _write(inversion_path(folder, items[b]['id']), items[b], found, b)
-        counts['inverted'] += len(todo)
-        counts['skipped'] += len(items) - len(todo)
-        bar.update(len(items))
+    every = [range(start, min(start + batch, len(pictures))) for start in range(0, len(pictures), batch)]
+    with shared(folder, 'inverting', share) as (rank, world):
+        batches = every[rank::world]
+        bar = Progress(sum(map(len, batches)), 'invert', 'picture')
+        for numbers in batches:
+            items = [pictures[i] for i in numbers]
+            todo = [b for b, item in enumerate(items) if not _is_done(inversion_path(folder, item['id']), item)]
+            if todo:
+                pixels = torch.stack([item['pixel_values'] for item in items])
+                found = invert(pipe, pixels, [item['caption'] for item in items], settings)
+            for b in todo: _write(inversion_path(folder, items[b]['id']), items[b], found, b)
+            counts['inverted'] += len(todo)
+            counts['skipped'] += len(items) - len(todo)
+            bar.update(len(items))
     ids = [pictures[i]['id'] for i in range(len(pictures))] if world > 1 else []
     return dict(**counts, missing=sum(not inversion_path(folder, each).is_file() for each in ids))
+

@@ -76,6 +76,10 @@ def check_pipeline(
                                 'point `model` at a folder written by save_pretrained'
                                 f'{f", such as {below[0]}" if below else ""}.')
     index, wanted = read_json(folder/'model_index.json'), 'Stable Diffusion 1 or 2 for text to image is wanted'
+    libraries = {str(entry[0]) for entry in index.values() if isinstance(entry, list) and entry and entry[0]}
+    if foreign := libraries - {'diffusers', 'transformers', 'stable_diffusion'}:  # a file of Python in the folder
+        raise ValueError(f'{folder}/model_index.json asks for code of {", ".join(sorted(foreign))}, which is not run: '
+                         'only parts of diffusers and transformers are allowed.')
     kind = f'{folder} is a {index.get("_class_name", "model of no known class")}'
     lost = [part for part in (*_PARTS, 'tokenizer', 'scheduler') if not (folder/part).is_dir()]
     lost = lost or [f'{part}/config.json' for part in _PARTS if not (folder/part/'config.json').is_file()]

@@ -10,15 +10,31 @@ __all__ = ['load_pipeline', 'load_tokenizer', 'build_tokenizer', 'tokenize', 'ne
 # %% ../nbs/0_base/08_models.ipynb #0c755ce4
 import hashlib, json, tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 import tokenizers, torch
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.logging import disable_progress_bar
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
 from .core import default_device
 from .model_files import check_pipeline, model_folder, weights_of
 
 # %% ../nbs/0_base/08_models.ipynb #880cd932
+_UNREADABLE = (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError)
+
+def _unreadable(files: list) -> str:
+    "Which of the files of weights cannot be read, or holds more than numbers; empty where none."
+    for path in files:
+        try:
+            if path.suffix == '.bin': torch.load(path, map_location='meta', weights_only=True)
+            else:
+                with safe_open(path, 'pt') as f: f.keys()
+        except _UNREADABLE as reason:
+            text = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
+            return f'The weights {path} cannot be read ({text:.120})'
+    return ''
+
 def load_pipeline(
     model: str,  # See `model_folder`
     revision: str = '',  # Commit on the hub
@@ -28,13 +44,14 @@ def load_pipeline(
     "A pipeline in evaluation mode, without the safety checker (which would blacken pictures and count them as misses)."
     folder = model_folder(model, revision)
     check_pipeline(folder)
-    options, _ = weights_of(folder)
+    options, files = weights_of(folder)
     disable_progress_bar()
     try: pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **options,
                                                         safety_checker=None, requires_safety_checker=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (*_UNREADABLE, ValueError) as error:
         reason = ' '.join(str(error).split())[:300].rstrip('.')
-        raise ValueError(f'The pipeline {folder} cannot be loaded ({reason}): fetch or make it again.') from None
+        raise ValueError(f'{_unreadable(files) or f"The pipeline {folder} cannot be loaded ({reason})"}: '
+                         'fetch or make it again.') from None
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.eval().requires_grad_(False)
     return pipe.to(device or default_device())

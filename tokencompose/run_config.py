@@ -17,7 +17,7 @@ from .model_files import model_digest, model_folder
 from .profiles import SPEEDS
 
 # %% ../nbs/1_method/06_run_config.ipynb #27b0f942
-_CHOICES = dict(lr_schedule=('constant', 'linear'), speed=SPEEDS)
+_CHOICES = dict(mixed_precision=('no', 'bf16', 'fp16'), lr_schedule=('constant', 'linear'), speed=SPEEDS)
 
 def _check_choices(config):
     "Refuse words that mean nothing, and those that do not go together."
@@ -54,7 +54,7 @@ class TrainConfig(Settings):
     mask_rule: str = 'authors'  # authors, any, majority or soft
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    mixed_precision: str = 'no'  # no, bf16 or fp16
+    mixed_precision: str = 'no'  # Autocast: no (the authors), bf16 or fp16
     speed: str = 'exact'  # or fast, whole, graphs: see notebook 10_speed
     gradient_checkpointing: bool = False
     lr_schedule: str = 'constant'  # or linear: down to nothing after the last update
@@ -212,7 +212,7 @@ PARAMETERS = {  # name -> (default, help)
     'mask_rule': ('', 'authors, any, majority or soft'),
     'head_reduction': ('', 'ratio, map or loss'),
     'layer_reduction': ('', 'sum or mean'),
-    'mixed_precision': ('', 'no, bf16 or fp16'),
+    'mixed_precision': ('', 'no (float32, as the authors), bf16 or fp16, the profile\'s own when empty'),
     'speed': ('', 'exact, or fast: batches made ahead, channels last, compiled on a GPU (whole, graphs: more of it)'),
     'gradient_checkpointing': (False, 'less memory for more time, also where the profile goes without'),
     'checkpoint_every': (-1, 'updates between checkpoints'),

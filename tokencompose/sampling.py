@@ -8,17 +8,19 @@ __all__ = ['Recipe', 'denoise', 'latent_shape', 'initial_noise', 'TextStates', '
            'check_settings', 'sample_images']
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #f470c3d6
-import contextlib, os, re
+import contextlib, re, struct, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from PIL import Image
-from .core import atomic_path, image_name, keyed_randn, process_share, Progress, read_json, Settings
-from .core import write_json
+from .core import atomic_path, image_name, in_parallel, keyed_randn, Progress, read_json, Settings
+from .core import some_of, write_json
+from .processes import shared
 from .models import model_fingerprint, new_sampler
 from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled
 from .attention import unwrap
+from .data.stages import batches
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #62e258c6
 _PRECISIONS = {'no': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -156,13 +158,15 @@ def draw_batches(
     call=None,  # Another method with the signature of a pipeline's call; None for the model itself
 ):  # Yields (items, pictures (n, 3, height, width) between 0 and 1)
     "Draw pictures batch by batch."
-    if batch < 1: raise ValueError(f'batch: expected 1 or more, got {batch}.')
+    yield from _draw_each(pipe, batches(items, batch), texts, recipe, call)
+
+def _draw_each(pipe, parts: list, texts, recipe, call):
+    "Pictures of lists of items, one list side by side."
     shape, states = latent_shape(pipe, recipe.resolution), TextStates(pipe)
-    draw = _called if call else _drawn
-    for start in range(0, len(items), batch):
-        part = items[start:start + batch]
+    draw, whole = _called if call else _drawn, max(map(len, parts), default=0)
+    for part in parts:
         noise = initial_noise(part, shape, recipe.seed, recipe.shared_noise).to(pipe.unet.device, pipe.unet.dtype)
-        with eagerly(len(part) < batch and is_compiled(pipe.unet)):  # a rest would be compiled anew
+        with eagerly(len(part) < whole and is_compiled(pipe.unet)):  # a rest would be compiled anew
             drawn = draw(pipe, call or states, [texts[name] for name, _ in part], noise, recipe)
         yield part, drawn
 
@@ -212,11 +216,15 @@ def sample(
 
 # %% ../nbs/3_sampling/00_sampling.ipynb #f4b3a1a8
 def is_whole(path) -> bool:
-    "Whether a PNG file begins and ends as one."
-    with open(path, 'rb') as f:
-        head = f.read(8)
-        f.seek(max(0, f.seek(0, os.SEEK_END) - 12))
-        return head == b'\x89PNG\r\n\x1a\n' and f.read() == b'\x00\x00\x00\x00IEND\xaeB`\x82'
+    "Whether a PNG file is there from its first piece to its last, each with the checksum that it carries."
+    with open(path, 'rb') as f: data = f.read()
+    at, kind = 8, b''
+    while data[:8] == b'\x89PNG\r\n\x1a\n' and kind != b'IEND' and at + 12 <= len(data):
+        length, kind = struct.unpack('>I4s', data[at:at + 8])
+        end = at + 12 + length
+        if data[end - 4:end] != zlib.crc32(data[at + 4:end - 4]).to_bytes(4, 'big'): return False
+        at = end
+    return kind == b'IEND' and at == len(data)
 
 def folder_state(
     folder,  # Folder of pictures
@@ -226,7 +234,8 @@ def folder_state(
     folder = Path(folder)
     there = {path.name for path in folder.glob('*.png') if not path.name.startswith('.')}
     asked = {image_name(*item): item for item in items}
-    broken = {name for name in there & asked.keys() if not is_whole(folder/name)}
+    found = sorted(there & asked.keys())
+    broken = {name for name, whole in zip(found, in_parallel(is_whole, [folder/n for n in found])) if not whole}
     def those(names): return [item for name, item in asked.items() if name in names]
     return dict(done=those(there - broken), missing=those(asked.keys() - there), broken=those(broken),
                 surplus=sorted(there - asked.keys()))
@@ -291,28 +300,37 @@ def sample_images(
 ) -> dict:  # drawn, skipped, missing (of all processes), surplus: numbers of pictures
     "Draw what is missing."
     texts, items, recipe = prompt_texts(prompts), work_list(prompts, rounds), Recipe.from_params(recipe)
-    rank, world = share or process_share()
-    if not 0 <= rank < world: raise ValueError(f'share: expected a rank from 0 to {world - 1}, got {rank}.')
     settings = check_settings(folder, _settings(pipe, texts, recipe, call))
     write_json(Path(folder)/'settings.json', settings)
-    own = items[rank::world]
-    done = set(folder_state(folder, own)['done'])
-    todo = [item for item in own if item not in done]
-    bar = Progress(len(own), 'sample', 'image', done=len(done))
-    _draw_files(Path(folder), draw_batches(pipe, todo, texts, recipe, batch, call), bar)
+    with shared(folder, 'drawing', share) as (rank, world):
+        own = batches(items, batch)[rank::world]
+        before = _told(folder, [item for part in own for item in part])
+        todo = [part for part in own if not before.issuperset(part)]
+        bar = Progress(sum(map(len, own)), 'sample', 'image', done=sum(map(len, own)) - sum(map(len, todo)))
+        drawn = _draw_files(Path(folder), _draw_each(pipe, todo, texts, recipe, call), before, bar)
     state = folder_state(folder, items)
-    return dict(drawn=len(todo), skipped=len(done), missing=len(state['missing']) + len(state['broken']),
+    return dict(drawn=drawn, skipped=len(before), missing=len(state['missing']) + len(state['broken']),
                 surplus=len(state['surplus']))
 
-def _draw_files(folder, batches, bar):
-    "Write one batch while the next is drawn."
+def _told(folder, items: list) -> set:
+    "The items that are there; what is damaged is said."
+    state = folder_state(folder, items)
+    if broken := [image_name(*item) for item in state['broken']]:
+        print(f'{len(broken)} pictures in {folder} are damaged ({some_of(broken, 3)}): they are drawn again.')
+    return set(state['done'])
+
+def _draw_files(folder, drawn, before, bar) -> int:  # Number of pictures written
+    "Write one batch while the next is drawn; what is there already is kept."
     with ThreadPoolExecutor(4) as pool:
-        writing = []
+        writing, count = [], 0
         def finish():
             for job in writing: job.result()
-            if writing: bar.update(len(writing))
-        for items, pictures in batches:
+        for items, pictures in drawn:
             finish()
-            writing = [pool.submit(save_picture, folder/image_name(*item), picture)
-                       for item, picture in zip(items, pictures)]
+            bar.update(len(items))
+            new = [(item, picture) for item, picture in zip(items, pictures) if item not in before]
+            writing = [pool.submit(save_picture, folder/image_name(*item), picture) for item, picture in new]
+            count += len(new)
         finish()
+    return count
+

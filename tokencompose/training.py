@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'latent_side', 'map_sizes', 'files_of',
-           'cached_dataset', 'make_batch', 'Ahead', 'Run', 'scheduled_lr', 'update', 'train', 'check_launch',
-           'check_supervision', 'trained_unet', 'new_optimizer', 'made_ready', 'at_speed', 'set_up', 'watching',
-           'loss_row', 'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save', 'finish',
+           'cached_dataset', 'make_batch', 'Ahead', 'Run', 'scheduled_lr', 'update', 'train', 'optimizer_step',
+           'check_finite', 'check_launch', 'check_supervision', 'trained_unet', 'new_optimizer', 'made_ready',
+           'at_speed', 'check_inputs', 'new_accelerator', 'only_run', 'both_sets', 'set_up', 'watching', 'loss_row',
+           'MetricsLog', 'validation_losses', 'sample_grid', 'preview', 'bookkeep', 'save', 'finish', 'whole_folder',
            'export', 'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
 
 # %% ../nbs/1_method/08_training.ipynb #fc8bf650
@@ -20,7 +21,9 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
-from .core import make_folder, read_json, resolve, SampleOrder, write_json, write_jsonl
+from .core import atomic_path, json_rows, make_folder, read_json, resolve, SampleOrder, sync_folder
+from .core import write_json, write_jsonl, write_text, writing
+from .processes import sole_user, together
 from .model_files import model_folder
 from .models import load_pipeline, new_sampler
 from .attention import CrossAttentionCapture, resolve_layers
@@ -28,7 +31,7 @@ from .losses import column_losses
 from .data.dataset import GroundingDataset, supervision_text
 from .data.cache import CachedDataset, encode_cache, latents_from_moments
 from .run_config import begun_with, config_of, PARAMETERS, refuse_changes, rows_of, TrainConfig
-from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint, sole_user
+from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled, Packed
 
 # %% ../nbs/1_method/08_training.ipynb #09614ac4
@@ -113,12 +116,14 @@ def cached_dataset(
     share: tuple = (0, 1),  # (rank, number of processes): who encodes what is missing
     rows: int = 0,  # Use the first rows only; all when 0
     held_out: bool = False,  # Whether it is the held-out set: named `val_data` and `val_images` in messages
+    wait=None,  # Called between encoding and reading, to wait for the other processes
 ) -> CachedDataset:
     "Images, captions and masks of a folder as tensors in memory; encoded on the first call, read from the cache later."
     dataset = files_of(config, pipe.tokenizer, data, images, held_out)
     if rows: dataset.rows = dataset.rows[:rows]
     place = resolve(config.cache) if config.cache else cache_folder()
     cache = encode_cache(dataset, pipe.vae, pipe.text_encoder, place, share=share)
+    if wait: wait()
     sizes = sorted(set(map_sizes(pipe.unet, config.layers, latent_side(pipe, config)).values()))
     return CachedDataset(dataset, cache, sizes)
 
@@ -218,20 +223,22 @@ def scheduled_lr(config: TrainConfig, step: int) -> float:
     "Of the update that follows `step` others."
     return config.lr if config.lr_schedule == 'constant' else config.lr*(1 - step/config.steps)
 
-def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping
+def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping; None where the update was skipped
     "One update of the weights."
-    config, accelerator = run.config, run.accelerator
+    config, accelerator, rows = run.config, run.accelerator, []
     for micro in range(config.accumulation):
         last = micro == config.accumulation - 1  # processes exchange their gradients once an update
         with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
             losses = step_losses(run.model, run.scheduler, run.batch(micro), config, run.capture)
             accelerator.backward(total_loss(*losses, config)/config.accumulation)
-        if run.log: run.log.add(loss_row(*losses, config), run.images)
+        if run.log: rows.append(loss_row(*losses, config))
     norm = accelerator.clip_grad_norm_(run.model.parameters(), config.max_grad_norm)
     for group in run.optimizer.param_groups: group['lr'] = scheduled_lr(config, run.step)
-    run.optimizer.step()
+    skipped = optimizer_step(run)
     run.optimizer.zero_grad()
+    if skipped: return None
     for average in run.averages.values(): average.step(run.unet.parameters())
+    for row in rows: run.log.add(row, run.images)
     run.step += 1
     return norm
 
@@ -244,12 +251,32 @@ def train(
     if out in (resolve(config.data), resolve(config.images)):
         raise ValueError(f'out_dir: {out} is the folder of the data or of the images; choose another.')
     if done := finished(out, config): return done
-    run, last = set_up(config, out), min(config.steps, stop_at or config.steps)
-    with watching(run):
-        while run.step < last:
-            norm = update(run)
-            bookkeep(run, norm, last)
-    return finish(run)
+    begun, accelerator, last = check_inputs(config), new_accelerator(config), min(config.steps, stop_at or config.steps)
+    with together(config.out_dir, accelerator.num_processes), only_run(out, accelerator):
+        run = set_up(config, out, begun, accelerator)
+        with watching(run):
+            while run.step < last:
+                norm = update(run)
+                if norm is not None: bookkeep(run, norm, last)
+        return finish(run)
+
+# %% ../nbs/1_method/08_training.ipynb #6e1b1c77
+def optimizer_step(run: Run) -> bool:  # Whether a gradient overflowed, so that nothing was changed
+    "The optimiser's own step."
+    scaler = run.accelerator.scaler
+    before = scaler.get_scale() if scaler else 0.
+    run.optimizer.step()
+    if not scaler or scaler.get_scale() >= before: return False  # accelerate does not see what a fused optimiser skips
+    if before > 2**-14: return True
+    raise ValueError(f'{run.config.out_dir}: after update {run.step} the gradients overflow in float16 at any scale: '
+                     'train with -p mixed_precision bf16 or no, or choose a lower learning rate.')
+
+def check_finite(run: Run, norm: torch.Tensor):
+    "Stop a run whose gradients are not finite, before that is saved."
+    if torch.isfinite(norm): return
+    raise ValueError(f'{run.config.out_dir}: the gradients of update {run.step} are not finite. The newest checkpoint '
+                     'is from before: look at its samples, then choose a lower learning rate, or give another seed.')
+
 
 # %% ../nbs/1_method/08_training.ipynb #f8343a15
 def check_launch():
@@ -299,22 +326,40 @@ def at_speed(run: Run):
     run.ahead = None
 
 # %% ../nbs/1_method/08_training.ipynb #dfe7a4ef
-def set_up(config: TrainConfig, out: Path) -> Run:
-    "Models, data and optimiser of a run, with the state of its newest checkpoint."
+def check_inputs(config: TrainConfig) -> dict:  # See `begun_with`
+    "Stop where launch, model or data are not what they should be, before anything is written."
     check_launch()
     model_folder(config.model, config.revision)
-    for name in ('data', 'images'): _check_there(resolve(getattr(config, name)), name, False)
-    begun = begun_with(config)
+    looked_at = ('val_data', 'val_images') if config.val_data and config.sample_every else ()
+    for name in ('data', 'images', *looked_at): _check_there(resolve(getattr(config, name)), name, name in looked_at)
+    return begun_with(config)
+
+def new_accelerator(config: TrainConfig) -> Accelerator:
+    "This process among those of the launch, connected."
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
-    device, share = accelerator.device, (accelerator.process_index, accelerator.num_processes)
+    return Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
+
+def only_run(out: Path, accelerator: Accelerator):
+    "The run's folder, held by the first process."
+    return sole_user(out) if accelerator.is_main_process else contextlib.nullcontext()
+
+def both_sets(pipe, config: TrainConfig, accelerator: Accelerator) -> tuple:  # data, held-out data or None
+    "What is trained on, and what is looked at meanwhile."
+    share = accelerator.process_index, accelerator.num_processes
+    def cached(*which, **more):
+        return cached_dataset(pipe, *which, config, share, **more, wait=accelerator.wait_for_everyone)
+    data, held_out = cached(config.data, config.images), None
+    if config.val_data and config.sample_every:
+        held_out = cached(config.val_data, config.val_images, rows=config.val_rows, held_out=True)
+    return data, held_out
+
+# %% ../nbs/1_method/08_training.ipynb #2a66574e
+def set_up(config: TrainConfig, out: Path, begun: dict, accelerator: Accelerator) -> Run:
+    "Models, data and optimiser of a run, with the state of its newest checkpoint."
+    device = accelerator.device
     pipe = load_pipeline(config.model, config.revision, device=str(device))
     pipe.scheduler = new_sampler(pipe.scheduler.config)
-    data, held_out = cached_dataset(pipe, config.data, config.images, config, share), None
-    if config.val_data and config.sample_every:
-        looked_at = (config.val_data, config.val_images, config, share, config.val_rows)
-        held_out = cached_dataset(pipe, *looked_at, held_out=True)
-    accelerator.wait_for_everyone()
+    data, held_out = both_sets(pipe, config, accelerator)
     if config.supervised: check_supervision(config, data.supervision, accelerator.is_main_process)
     unet = trained_unet(pipe, config)
     optimizer = new_optimizer(unet, config)
@@ -323,20 +368,21 @@ def set_up(config: TrainConfig, out: Path) -> Run:
     how = dict(foreach=config.speed != 'exact')
     averages = {name: EMAModel(unet.parameters(), decay=decay, **how) for name, decay in decays.items()}
     newest = newest_checkpoint(out/'checkpoints')
-    step = load_checkpoint(newest, unet, optimizer, averages, config, accelerator.num_processes) if newest else 0
+    live = unet, optimizer, averages, config, accelerator.num_processes, accelerator.scaler
+    step = load_checkpoint(newest, *live) if newest else 0
     for average in averages.values(): average.to(device)
     model, optimizer = made_ready(accelerator, unet, optimizer, config)
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     return Run(config, begun, out, accelerator, pipe, data, held_out, unet, model, scheduler, optimizer, averages,
                SampleOrder(len(data), config.seed), step, first=step, started=time.monotonic())
 
+
 # %% ../nbs/1_method/08_training.ipynb #163b9a54
 @contextlib.contextmanager
 def watching(run: Run):
-    "The run's folder held, its attention captured where a loss wants it, its log and progress open."
+    "A run's attention captured where a loss wants it, its log and progress open."
     config, first_process = run.config, run.accelerator.is_main_process
     with contextlib.ExitStack() as stack:
-        if first_process: stack.enter_context(sole_user(run.out))
         if first_process and not run.step:
             write_json(run.out/'rows.json', rows_of(config))
             write_jsonl(run.out/'left_out.jsonl', run.data.supervision['lost'])
@@ -365,13 +411,17 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int, tensorboard: bool = False):
         self.path, self.rows, self.start, self.samples = folder/'metrics.jsonl', [], time.monotonic(), 0
         make_folder(folder)
-        old = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in old if line.endswith('}') and json.loads(line)['step'] <= step]
-        self.path.write_text(''.join(f'{line}\n' for line in kept))
+        self.keep(step)
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
             self.board = SummaryWriter(folder/'tensorboard')
+    def keep(self, step: int):
+        "Cut off what comes after a step: all of it happens again."
+        if not self.path.is_file(): return
+        text = self.path.read_text(encoding='utf-8', errors='replace')
+        write_text(self.path, text[:text.rfind('\n') + 1])  # a last line that a kill cut off
+        write_jsonl(self.path, [row for row, _ in json_rows(self.path) if row['step'] <= step])
     def add(self, row: dict, samples: int):
         self.rows.append(row); self.samples += samples
     def write(self, step: int, **more) -> dict:
@@ -384,7 +434,7 @@ class MetricsLog:
         self.rows, self.samples, self.start = [], 0, time.monotonic()
         return line
     def append(self, line: dict):
-        with open(self.path, 'a') as f: f.write(json.dumps(line) + '\n')
+        with writing(self.path), open(self.path, 'a') as f: f.write(json.dumps(line) + '\n')
         if self.board:
             for k, v in line.items():
                 if k != 'step' and isinstance(v, (int, float)): self.board.add_scalar(k, v, line['step'])
@@ -411,8 +461,7 @@ def sample_grid(pipe, unet, config: TrainConfig, path: Path):
     trained, pipe.unet = pipe.unet, unet
     try: images = pipe(list(config.sample_prompts), latents=latents, **how).images
     finally: pipe.unet = trained
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_image_grid(images, 1, len(images)).save(path)
+    with atomic_path(path) as temporary: make_image_grid(images, 1, len(images)).save(temporary)
 
 def preview(run: Run):
     "Validation losses and sample grid of this moment."
@@ -430,10 +479,12 @@ def preview(run: Run):
 def bookkeep(run: Run, norm: torch.Tensor, last: int):
     "Log, checkpoint and look where it is time; all processes wait for a checkpoint."
     config, step = run.config, run.step
+    saves, logs = (step % every == 0 or step == last for every in (config.checkpoint_every, config.log_every))
+    if saves or logs: check_finite(run, norm)
     if run.log:
         run.bar.update()
-        if step % config.log_every == 0 or step == last: run.log.write(step, grad_norm=float(norm))
-        if step % config.checkpoint_every == 0 or step == last: save(run)
+        if logs: run.log.write(step, grad_norm=float(norm))
+        if saves: save(run)
         if config.sample_every and (step % config.sample_every == 0 or step == config.steps): preview(run)
     if step % config.checkpoint_every == 0: run.accelerator.wait_for_everyone()
 
@@ -444,6 +495,7 @@ def save(run: Run):
         tensors[name] = {f'{i:06d}': p for i, p in enumerate(average.shadow_params)}
     optimizer = getattr(run.optimizer, 'optimizer', run.optimizer)
     state, keep = dict(run.begun, world=run.accelerator.num_processes), run.config.keep_checkpoints
+    if run.accelerator.scaler: state['scaler'] = run.accelerator.scaler.state_dict()
     save_checkpoint(run.out/'checkpoints', run.step, tensors, optimizer.state_dict(), state, keep)
 
 def finish(run: Run) -> dict:
@@ -459,20 +511,29 @@ def finish(run: Run) -> dict:
     return result
 
 # %% ../nbs/1_method/08_training.ipynb #219d0c35
+def whole_folder(folder: Path, model):
+    "Write a model's folder under a temporary name, rename it when it is on the disk."
+    temporary = folder.with_name(f'.{folder.name}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with writing(folder):
+            model.save_pretrained(temporary, safe_serialization=True)
+            sync_folder(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(temporary, folder)
+    finally: shutil.rmtree(temporary, ignore_errors=True)
+
 def export(run: Run, result: dict):
     "The pipeline under a temporary name, renamed when whole, then the result."
     run.unet.to(memory_format=torch.contiguous_format)
     for decay in run.config.averages:
         average = run.averages[f'ema-{decay}']
         average.store(run.unet.parameters()); average.copy_to(run.unet.parameters())
-        run.unet.save_pretrained(run.out/f'unet_ema-{decay}', safe_serialization=True)
+        whole_folder(run.out/f'unet_ema-{decay}', run.unet)
         average.restore(run.unet.parameters())
     if run.config.ema: run.averages['ema'].copy_to(run.unet.parameters())
     run.pipe.unet = run.unet.eval()
-    temporary = run.out/'.pipeline.tmp'
-    shutil.rmtree(temporary, ignore_errors=True); shutil.rmtree(run.out/'pipeline', ignore_errors=True)
-    run.pipe.save_pretrained(temporary, safe_serialization=True)
-    os.rename(temporary, run.out/'pipeline')
+    whole_folder(run.out/'pipeline', run.pipe)
     source = provenance(run.config.to_dict(), [resolve(run.config.data)/'metadata.jsonl'], result['seconds'])
     write_json(run.out/'result.json', dict(run.begun, result=result, provenance=source))
 

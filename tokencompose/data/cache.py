@@ -9,8 +9,7 @@ __all__ = ['image_moments', 'text_states', 'latents_from_moments', 'cache_keys',
 from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from ..core import atomic_path, content_sha256, hash_of, in_parallel, Progress
+from ..core import content_sha256, hash_of, in_parallel, Progress, read_tensors, save_tensors
 from ..models import model_fingerprint
 from .masks import TargetTable
 from .dataset import GroundingDataset, image_header, supervision, with_row_named
@@ -78,7 +77,7 @@ def _encode(folder, kind, keys, encode, batch_size, shard, dtype, share, progres
                                  'after it gave values that are not finite: run the model in float32.')
             entries.update({name: value.contiguous() for name, value in zip(names, values.split(1))})
             if bar: bar.update(len(names))
-        with atomic_path(folder/f'{kind}-{hash_of(part)}.safetensors') as temporary: save_file(entries, temporary)
+        save_tensors(folder/f'{kind}-{hash_of(part)}.safetensors', entries)
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #37062fa4
 def _check_unmirrored(dataset):
@@ -128,11 +127,10 @@ def _gather(folder: Path, kind: str, keys: list) -> tuple:
                          f'row {missing[0] + 1}): run encode_cache with the same data, models and resolution.')
     table = None
     for path in sorted(set(map(stored.get, rows))):
-        with safe_open(path, 'pt') as f:
-            for key in (key for key in rows if stored[key] == path):
-                value = f.get_tensor(key)
-                if table is None: table = torch.empty(len(rows), *value.shape[1:], dtype=value.dtype)
-                table[rows[key]] = value[0]
+        found, _ = read_tensors(path, [key for key in rows if stored[key] == path])
+        for key, value in found.items():
+            if table is None: table = torch.empty(len(rows), *value.shape[1:], dtype=value.dtype)
+            table[rows[key]] = value[0]
     return table, torch.tensor([rows[key] for key in keys])
 
 # %% ../../nbs/1_method/05_data.cache.ipynb #5668f747
@@ -162,10 +160,8 @@ def _target_table(dataset, folder: Path, sizes, keep_smallest, progress) -> Targ
         table = TargetTable.build(samples(), sizes, dataset.mask_rule, keep_smallest)
         tensors = {name: getattr(table, name) for name in _TABLES}
         for h, w in sizes: tensors[f'masks {h} {w}'], tensors[f'valid {h} {w}'] = table.masks[h, w], table.valid[h, w]
-        with atomic_path(file) as temporary: save_file(tensors, temporary)
-    try: tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f'The cache file {file} cannot be read ({error}): delete it and run again.') from None
+        save_tensors(file, tensors)
+    tensors, _ = read_tensors(file)
     masks, valid = ({(h, w): tensors.pop(f'{kind} {h} {w}') for h, w in sizes} for kind in ('masks', 'valid'))
     return TargetTable(masks=masks, valid=valid, **tensors)
 

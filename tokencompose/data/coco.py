@@ -23,6 +23,7 @@ from PIL import Image
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea, VPacker
 from ..core import content_sha256, differences, hash_of, json_rows, keyed_rng, Progress, read_json
 from ..core import read_jsonl, some_of, write_json, write_jsonl
+from ..processes import in_turn
 from .classes import COCO_80
 from ..plotting import draw_outline, PAGE, themed, to_uint8
 from .masks import load_mask, open_picture
@@ -392,12 +393,13 @@ def claim_folder(
 ):
     "Note the settings in `settings.json`; refuse a folder that was made with others, or that holds foreign files."
     path = Path(folder)/'settings.json'
-    if path.is_file():
+    foreign = Path(folder).is_dir() and any(not other.name.startswith('.') for other in Path(folder).iterdir())
+    if path.is_file():  # asked for last: another process may just have claimed it
         differ = differences(checked_item(read_json(path), {}, str(path)), settings)
         if differ:
             raise ValueError(f'{folder} was made with other settings ({"; ".join(differ)}): '
                              'delete the folder, or give another out_dir.')
-    elif Path(folder).is_dir() and any(Path(folder).iterdir()):
+    elif foreign:
         raise ValueError(f'{folder} holds files of another origin (it has no settings.json): give another out_dir.')
     else: write_json(path, settings)
 
@@ -487,6 +489,9 @@ def write_rows(
     if not pictures.is_dir(): raise FileNotFoundError(
         f'There is no folder of images {pictures}: draw scenes (00_scenes), fetch photos (00_fetch) or copy them.')
     claim_folder(folder, settings)
+    with in_turn(folder, 'building'): return _write_rows(folder, images, pictures, prepare, settings, max_rows, depends)
+
+def _write_rows(folder, images, pictures, prepare, settings, max_rows, depends) -> tuple:
     keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
     compare_items(folder, 'rows', {i: key for i, (key, _) in done.items()}, {i: keys[i] for i in done if i in keys})

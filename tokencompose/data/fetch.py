@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import requests
 from ..core import file_sha256, Progress, read_jsonl, write_jsonl, write_text
+from ..processes import in_turn
 from .masks import open_picture
 from .coco import checked_item, items_by_id, listed_images, read_annotations
 
@@ -245,7 +246,10 @@ def fetch(
     max_missing: float = 0.,  # Share of the files that may be lost
 ) -> dict:  # Counts of files kept, fetched and replaced; megabytes fetched; missing: rows (path, url, reason)
     "Fetch what is not there yet."
-    folder, lock, missing, failed = Path(folder), read_lock(folder), [], []
+    with in_turn(folder, 'fetching'): return _fetch(Path(folder), sources, name, threads, tries, wait, max_missing)
+
+def _fetch(folder: Path, sources, name, threads, tries, wait, max_missing) -> dict:
+    lock, missing, failed = read_lock(folder), [], []
     counts = Counter(kept=0, fetched=0, replaced=0, megabytes=0.)
     for path in (*folder.glob('.*.tmp.*'), *folder.glob('vsr/.*.tmp.*')): path.unlink()  # a run killed while it wrote
     bar, stop, pool = Progress(len(sources), name, 'file'), threading.Event(), ThreadPoolExecutor(threads)

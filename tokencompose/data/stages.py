@@ -9,7 +9,8 @@ __all__ = ['batches', 'run_stage', 'picture_or_reason', 'read_stage']
 import re
 from pathlib import Path
 from filelock import FileLock
-from ..core import hash_of, process_share, Progress, read_json, read_jsonl, write_json, write_jsonl
+from ..core import hash_of, Progress, read_json, read_jsonl, write_json, write_jsonl
+from ..processes import shared
 from .dataset import load_image
 from .coco import claim_folder, compare_items
 
@@ -77,19 +78,19 @@ def run_stage(
     if not ids: raise ValueError(f'There is nothing to do for {folder}: the list of images is empty, make it first.')
     keys = {str(i): hash_of(inputs.get(i), 16) for i in items}
     claim_folder(folder, settings)
-    _take_apart(folder, name, keys)
-    rank, world = share or process_share()
-    own = batches(ids, batch)[rank::world]
-    done = _records(folder, name, keys)
-    def missing(i): return i not in done or 'error' in done[i]
-    todo = [part for part in own if any(missing(i) for i in part)]
-    mine, left = sum(map(len, own)), sum(map(len, todo))
-    bar = Progress(mine, name, 'image', done=mine - left)
-    by_id = dict(zip(ids, items.values()))
-    for part in todo:
-        for i, record in zip(part, work([by_id[i] for i in part]), strict=True):
-            write_json(_path(folder, i), dict(key=keys[i], record=record))
-        bar.update(len(part))
+    with shared(folder, 'working', share) as (rank, world):
+        _take_apart(folder, name, keys)
+        own = batches(ids, batch)[rank::world]
+        done = _records(folder, name, keys)
+        def missing(i): return i not in done or 'error' in done[i]
+        todo = [part for part in own if any(missing(i) for i in part)]
+        mine, left = sum(map(len, own)), sum(map(len, todo))
+        bar = Progress(mine, name, 'image', done=mine - left)
+        by_id = dict(zip(ids, items.values()))
+        for part in todo:
+            for i, record in zip(part, work([by_id[i] for i in part]), strict=True):
+                write_json(_path(folder, i), dict(key=keys[i], record=record))
+            bar.update(len(part))
     records = _join(folder, name, keys)
     if world > 1 and len(records) < len(ids):
         print(f'{name}: process {rank} of {world} has done its part, {len(records)} of {len(ids)} images are done. '

@@ -217,7 +217,8 @@ def read_flair_file(
     if sha256 and file_sha256(path) != sha256.lower():
         raise ValueError(f'{path} has the SHA-256 {file_sha256(path)}, not {sha256}: '
                          'it is another file or a broken transfer; fetch it again.')
-    restricted = type('reader', (), dict(Unpickler=_DataOnly, load=pickle.load, __name__='restricted pickle'))
+    def load(file, **how): return _DataOnly(file, **how).load()  # torch calls it for files of the old form
+    restricted = type('reader', (), dict(Unpickler=_DataOnly, load=staticmethod(load), __name__='restricted pickle'))
     reader = pickle if sha256 else restricted
     try: return torch.load(path, map_location='cpu', weights_only=False, pickle_module=reader)
     except pickle.UnpicklingError as error:

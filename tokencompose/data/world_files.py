@@ -10,6 +10,7 @@ import io, re
 from pathlib import Path
 from PIL import Image
 from ..core import atomic_path, Progress, provenance, write_json, write_jsonl, write_text
+from ..processes import in_turn
 from .world import BACKGROUND_WORDS, captions_of, CLASSES, COLORS, draw_scene, held_out_pairs
 from .world import Mixture, relation_of, render, Scene, TEXTURES, VSR
 from .masks import encode_rle
@@ -98,7 +99,10 @@ def write_world(
     unseen: set = frozenset(),  # Pairs (attribute, class) that no scene to fine-tune on shows
 ) -> dict:  # Counts
     "Draw a world and write it in COCO's and VSR's formats; a picture that is there as it should be is left alone."
-    folder, forbidden = Path(folder), held_out_pairs()
+    with in_turn(folder, 'drawing'): return _write_world(Path(folder), train, val, seed, size, mixture, unseen)
+
+def _write_world(folder: Path, train, val, seed, size, mixture, unseen) -> dict:
+    forbidden = held_out_pairs()
     bar = Progress(train + 2*val, 'scenes', 'image')
     def draw(split, count):
         never = unseen if split == 'train2017' else frozenset()

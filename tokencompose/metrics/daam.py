@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Subset
-from ..core import Progress
+from ..core import process_share, Progress
 from ..attention import CrossAttentionCapture, resolve_layers
 from ..data.dataset import GroundingDataset
 from ..sampling import decode, TextStates
@@ -134,7 +134,7 @@ def daam(
     batch: int = 4,  # Pictures side by side; does not change the result beyond rounding
     layers: tuple = DAAM_LAYERS,  # See `resolve_layers`
     thresholds: tuple = THRESHOLDS,  # Of the IoU
-    share: tuple = (0, 1),  # (rank, world): of the inversions, only this part is made here
+    share: tuple = None,  # (rank, world): of the inversions, only this part is made here; None asks the launcher
     **settings,  # Fields of `Inversion`
 ) -> DaamResult:
     "DAAM scores of a model on pictures that it inverts first."
@@ -143,7 +143,7 @@ def daam(
     counts = invert_pictures(pipe, Subset(dataset, rows), folder, batch, share, **settings)
     if counts['missing']:
         raise FileNotFoundError(f'{counts["missing"]} inversions in {folder} are up to the other processes '
-                                f'({share[1]} in all): run this once more when they are done.')
+                                f'({(share or process_share())[1]} in all): run this once more when they are done.')
     bar, parts, images, nouns, far, plain = Progress(len(rows), 'daam', 'picture'), [], [], [], {}, {}
     for start in range(0, len(rows), batch):
         items = [dataset[i] for i in rows[start:start + batch]]
@@ -216,7 +216,7 @@ def daam_examples(
         raise IndexError(f'{dataset.folder} has no row {", ".join(map(str, absent))}: '
                          f'choose from 0 to {len(dataset) - 1}.')
     items = [dataset[i] for i in indices]
-    invert_pictures(pipe, items, folder, batch, (0, 1), **settings)
+    invert_pictures(pipe, items, folder, batch, **settings)
     inversion = _stacked(folder, items)
     maps, latents = daam_maps(pipe, items, inversion, Inversion.from_params(settings), layers)
     drawn, far = decode(pipe.vae, latents)*2 - 1, distances(latents.cpu(), inversion['picture']).tolist()

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizerFast, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
 from transformers import OwlViTConfig, OwlViTForObjectDetection, OwlViTImageProcessor, OwlViTProcessor
-from ..core import default_device, file_sha256, image_name, process_share, Progress, read_json, read_jsonl
+from ..core import default_device, file_sha256, image_name, Progress, read_json, read_jsonl
 from ..core import write_json, write_jsonl
+from ..processes import shared
 from ..model_files import model_folder
 from ..models import build_tokenizer, model_fingerprint
 from ..data.dataset import load_image
+from ..data.stages import batches
 from ..sampling import work_list
 from .multigen import prompt_classes
 
@@ -306,6 +308,20 @@ def a_batch_ahead(
             begun = coming
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #cb6a25a3
+def _judge(look, todo, done, paths, hashes, folder, part, bar, prepare):
+    "Verdicts on some batches of pictures, written part by part; what is done already is not written again."
+    prepared = a_batch_ahead(prepare, [[paths[item] for item in items] for items in todo]) if prepare else iter(())
+    for some_batches in batches(todo, part):
+        records = []
+        for items in some_batches:
+            some = {item: paths[item] for item in items}
+            verdicts = look(some, next(prepared)) if prepare else look(some)
+            for (prompt, r), verdict in zip(some, verdicts, strict=True):
+                record = dict(prompt_id=prompt, round=r, image=hashes[prompt, r], **verdict)
+                if (prompt, r) not in done: records.append(record)
+            bar.update(len(some))
+        _write_part(folder, records)
+
 def judge_pictures(
     look,  # Called with {(prompt id, round): path}, at most `batch`; gives a dict for each, in order
     images,  # Folder of pictures <prompt id>_<round>.png
@@ -325,21 +341,12 @@ def judge_pictures(
     _check_judge(folder, settings)
     with ThreadPoolExecutor(8) as pool:
         hashes = dict(zip(items, pool.map(lambda path: file_sha256(path)[:16], paths.values())))
-    (rank, world), part = share or process_share(), max(part//batch, 1)*batch
-    own, done = items[rank::world], _valid_records(folder, hashes, fits)
-    todo = [item for item in own if item not in done]
-    bar = Progress(len(own), 'judge', 'image', done=len(own) - len(todo))
-    batches = [[paths[item] for item in todo[at:at + batch]] for at in range(0, len(todo), batch)]
-    prepared = a_batch_ahead(prepare, batches) if prepare else iter(())
-    for start in range(0, len(todo), part):
-        records, chunk = [], todo[start:start + part]
-        for at in range(0, len(chunk), batch):
-            some = {item: paths[item] for item in chunk[at:at + batch]}
-            verdicts = look(some, next(prepared)) if prepare else look(some)
-            for (prompt, r), verdict in zip(some, verdicts, strict=True):
-                records.append(dict(prompt_id=prompt, round=r, image=hashes[prompt, r], **verdict))
-            bar.update(len(some))
-        _write_part(folder, records)
+    with shared(folder, 'judging', share) as (rank, world):
+        own, done = batches(items, batch)[rank::world], _valid_records(folder, hashes, fits)
+        todo = [some for some in own if any(item not in done for item in some)]
+        whole, left = (sum(map(len, some)) for some in (own, todo))
+        bar = Progress(whole, 'judge', 'image', done=whole - left)
+        _judge(look, todo, done, paths, hashes, folder, max(part//batch, 1), bar, prepare)
     return list(_valid_records(folder, hashes, fits).values())
 
 # %% ../../nbs/4_metrics/02_metrics.detection.ipynb #da08b3c2

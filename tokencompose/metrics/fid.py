@@ -10,18 +10,19 @@ __all__ = ['INCEPTION_SHA256', 'INCEPTION_URL', 'new_inception', 'Inception', 'C
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torchvision.models import inception_v3
 from torchvision.transforms.functional import pil_to_tensor
-from ..core import atomic_path, default_device, file_sha256, image_name, key_to_int, keyed_rng
-from ..core import process_share, Progress, read_json, write_json
+from ..core import default_device, file_sha256, image_name, key_to_int, keyed_rng
+from ..core import Progress, read_json, read_tensors, save_tensors, write_json
+from ..processes import shared
 from ..models import model_fingerprint
 from ..data.dataset import load_image
 from ..data.flickr30k import read_flickr30k
+from ..data.stages import batches
 from ..data.captions import image_features, load_clip
 from ..sampling import folder_state, work_list
 from .frechet import frechet_interval, kernel_distance
@@ -63,7 +64,10 @@ class Inception:
         if found != sha256:
             raise ValueError(f'{path} has the SHA-256 {found[:16]}…, expected {sha256[:16]}…: '
                              'these are not the weights that FID is defined by; fetch them again.')
-        state, self.net = torch.load(path, weights_only=True, map_location='cpu'), new_inception()
+        try: state = torch.load(path, weights_only=True, map_location='cpu')
+        except (UnpicklingError, RuntimeError, EOFError):
+            raise ValueError(f'{path} holds more than numbers, or is damaged: fetch it again.') from None
+        self.net = new_inception()
         self.net.load_state_dict(state)
         self.net.fc = torch.nn.Identity()
         self.net.to(device or default_device())
@@ -119,9 +123,7 @@ def _filed(folder) -> dict:
     "Features by the hash of their picture."
     found = {}
     for path in sorted(Path(folder).glob('part-*.safetensors')):
-        try: found.update(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f'{path} cannot be read ({error}): delete it and run again.') from None
+        found.update(read_tensors(path)[0])
     return found
 
 def _file(folder, digests, rows, places):
@@ -130,8 +132,7 @@ def _file(folder, digests, rows, places):
     if damaged.any():
         path = places[digests[int(damaged.nonzero()[0])]]
         raise ValueError(f'The features of {path} are not finite: make the picture, or fetch the weights, again.')
-    with atomic_path(Path(folder)/f'part-{key_to_int(*digests):016x}.safetensors') as temporary:
-        save_file(dict(zip(digests, rows.unbind())), temporary)
+    save_tensors(Path(folder)/f'part-{key_to_int(*digests):016x}.safetensors', dict(zip(digests, rows.unbind())))
 
 def _claim(folder, settings: dict):
     "Refuse a folder whose features were made in another way."
@@ -163,7 +164,8 @@ def file_features(
     with ThreadPoolExecutor(8) as pool:
         hashes = dict(zip(map(str, paths), pool.map(file_sha256, paths)))
         places = {digest: path for path, digest in reversed(hashes.items())}
-        _look(extractor, places, folder, side, batch, share or process_share(), part, pool)
+        with shared(folder, 'looking', share, alone=False) as place:
+            _look(extractor, places, folder, side, batch, place, part, pool)
     filed = _filed(folder)
     waiting = sum(digest not in filed for digest in places)
     if waiting:
@@ -173,17 +175,20 @@ def file_features(
 
 def _look(extractor, places, folder, side, batch, share, part, pool):
     "File what this process has to look at: hash -> picture."
-    (rank, world), part = share, max(part//batch, 1)*batch
-    own, done = sorted(places)[rank::world], set(_filed(folder))
-    todo = [digest for digest in own if digest not in done]
-    bar = Progress(len(own), 'features', 'picture', done=len(own) - len(todo))
-    for start in range(0, len(todo), part):
-        chunk, rows = todo[start:start + part], []
-        for at in range(0, len(chunk), batch):
-            images = list(pool.map(lambda digest: prepared(load_image(places[digest]), side), chunk[at:at + batch]))
-            rows.append(extractor.features(images))
+    # batches are fixed, so that no number depends on interruptions or on other processes
+    (rank, world), done = share, set(_filed(folder))
+    own = batches(sorted(places), batch)[rank::world]
+    todo = [some for some in own if not done.issuperset(some)]
+    bar = Progress(sum(map(len, own)), 'features', 'picture', done=sum(map(len, own)) - sum(map(len, todo)))
+    for some_batches in batches(todo, max(part//batch, 1)):
+        found = {}
+        for some in some_batches:
+            images = list(pool.map(lambda digest: prepared(load_image(places[digest]), side), some))
+            found.update(zip(some, extractor.features(images)))
             bar.update(len(images))
-        _file(folder, chunk, torch.cat(rows), places)
+        new = [digest for digest in found if digest not in done]
+        _file(folder, new, torch.stack([found[digest] for digest in new]), places)
+
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #7cfdd7fa
 def _drawn(rows, count, seed, path, what) -> list:

@@ -47,7 +47,7 @@ class Job:
     layers: tuple
     timesteps: tuple
     batch: int  # Pictures side by side
-    share: tuple  # (rank, world)
+    share: tuple  # (rank, world); None asks the launcher
     device: str
     seed: int
 
@@ -81,7 +81,7 @@ def job_of(
         inversions=resolve(p['inversions'] or f'{runs}/inversions/{run}'),
         layers=tuple(p['layers']) or DAAM_LAYERS, timesteps=tuple(p['timesteps']) or TIMESTEPS,
         batch=p['batch'] or (settings.batch_size if metric in ('daam', 'examples') else settings.judge_batch),
-        share=(p['rank'], p['world']), device=p['device'], seed=p['seed'])
+        share=(p['rank'], p['world']) if p['world'] > 1 else None, device=p['device'], seed=p['seed'])
 
 # %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #da84c473
 class Scorer:

@@ -7,14 +7,15 @@ __all__ = ['FitConfig', 'learning_rate', 'fit', 'scene_pool', 'draw_pictures', '
            'cached_file', 'save_zoo']
 
 # %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #7d2ece3d
-import copy, time
+import copy, os, time, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
-from ..core import atomic_path, file_sha256, Progress, read_json, Settings, write_json
+from ..core import atomic_path, differences, file_sha256, Progress, read_json, Settings, write_json
+from ..processes import sole_user
 from ..data.world import draw_scene, render, WEB
 
 # %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #56c07b34
@@ -35,31 +36,63 @@ def learning_rate(config: FitConfig, step: int) -> float:
     return config.lr*min(1., (step + 1)/100, left)
 
 # %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #df789d01
-def _store(path, net, optimizer, ema, step):
-    average = ema.state_dict() if ema else None
-    with atomic_path(path) as temporary:
-        torch.save(dict(net=net.state_dict(), optimizer=optimizer.state_dict(), ema=average, step=step), temporary)
+def _before(path: Path) -> Path: return path.with_name(f'{path.name}.before')
 
-def _restore(path, net, optimizer, ema) -> int:
-    if not Path(path).is_file(): return 0
-    state = torch.load(path, map_location=next(net.parameters()).device, weights_only=True)
+def _damage(path) -> str:
+    "What is wrong with a file that torch wrote; empty when nothing is."
+    try:
+        with zipfile.ZipFile(path) as z: part = z.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, RuntimeError) as error: return str(error)
+    return f'{part} is not as it was written' if part else ''
+
+def _newest(path) -> Path:  # None when there is none
+    "A loop's state, or the one before it where it is damaged."
+    for file in (Path(path), _before(Path(path))):
+        if not file.is_file(): continue
+        if not (problem := _damage(file)): return file
+        print(f'{file} is damaged ({problem}) and passed over: the state before it is taken, where there is one.')
+    return None
+
+def _fixed(config) -> dict: return {name: v for name, v in config.to_dict().items() if name != 'save_seconds'}
+
+def _store(path, net, optimizer, ema, step, config):
+    path, average = Path(path), ema.state_dict() if ema else None
+    state = dict(net=net.state_dict(), optimizer=optimizer.state_dict(), ema=average, step=step, config=_fixed(config))
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+        if path.is_file(): os.replace(path, _before(path))
+
+def _restore(path, net, optimizer, ema, config) -> int:
+    if not (file := _newest(path)): return 0
+    state = torch.load(file, map_location=next(net.parameters()).device, weights_only=True)
+    if changed := differences(state.get('config', _fixed(config)), _fixed(config)):
+        raise ValueError(f'{file} was begun with other settings ({"; ".join(changed)}): choose another out_dir, or '
+                         'delete this file.')
     net.load_state_dict(state['net']); optimizer.load_state_dict(state['optimizer'])
     if ema: ema.load_state_dict(state['ema'])
     return state['step']
+
 
 # %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #d8bef12e
 def fit(
     modules: dict,  # Name to module; all their parameters are trained
     loss_fn,  # step -> scalar loss; draws only from generators keyed by the step
     config: FitConfig,
-    checkpoint: Path,  # One file, written atomically
+    checkpoint: Path,  # One file, written atomically; the one before it stays beside it
     name: str = 'fit',
 ) -> dict:  # Name to moving-average module (the modules themselves without one), in evaluation mode
     "Train, resumably. The state after `steps` does not depend on interruptions."
     net = torch.nn.ModuleDict(modules)
     optimizer = torch.optim.AdamW(net.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     ema = EMAModel(net.parameters(), decay=config.ema) if config.ema else None
-    step = _restore(checkpoint, net, optimizer, ema)
+    checkpoint = Path(checkpoint)
+    with sole_user(checkpoint.parent, f'training {checkpoint.stem}'):
+        _loop(net, optimizer, ema, loss_fn, config, checkpoint, name)
+    if ema: ema.copy_to(net.parameters())
+    return dict(net.eval().items())
+
+def _loop(net, optimizer, ema, loss_fn, config, checkpoint, name):
+    step = _restore(checkpoint, net, optimizer, ema, config)
     bar, saved, recent = Progress(config.steps, name, 'step', done=step), time.monotonic(), []
     net.train()
     while step < config.steps:
@@ -73,10 +106,9 @@ def fit(
         recent = recent[-99:] + [loss.detach()]
         bar.update(note=f'loss {torch.stack(recent).mean():.4f}' if step % 20 == 0 else '')
         if time.monotonic() - saved > config.save_seconds or step == config.steps:
-            _store(checkpoint, net, optimizer, ema, step)
+            _store(checkpoint, net, optimizer, ema, step, config)
             saved = time.monotonic()
-    if ema: ema.copy_to(net.parameters())
-    return dict(net.eval().items())
+
 
 # %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #081a99bd
 def scene_pool(
@@ -129,7 +161,8 @@ def autoencode(vae, pictures: torch.Tensor, batch: int = 128) -> torch.Tensor:  
 # %% ../../nbs/6_pretraining/00_pretraining.fit.ipynb #db8875de
 def steps_done(path) -> int:
     "The step of a checkpoint; 0 without one."
-    return torch.load(path, map_location='cpu', weights_only=True)['step'] if Path(path).is_file() else 0
+    file = _newest(path)
+    return torch.load(file, map_location='cpu', weights_only=True)['step'] if file else 0
 
 def cached_file(path, make):
     "The value in a file; `make` is called when there is none."
