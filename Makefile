@@ -5,6 +5,8 @@ PROFILE ?= quick
 FIGURES ?=
 # the training seed of make row
 SEED    ?= 0
+# of a GPU hour, for make plan
+PRICE   ?= 2
 CORES   ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -17,11 +19,12 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup reproduce row records publish results test lab clean-notebooks
+.PHONY: help setup plan reproduce row records publish results test lab clean-notebooks
 
 help:
 	@echo 'make reproduce                          the miniature paper at profile quick (PROFILE=mini: the long run)'
 	@echo 'make row TABLE=2 ROW=token PROFILE=mini one row of a table with one training seed (SEED=0), and its record'
+	@echo 'make plan PROFILE=sd14                 what would run, GPU hours and money (PRICE=2 an hour), counted'
 	@echo 'make records PROFILE=mini               what a run has finished into paper_figures/records/'
 	@echo 'make publish PROFILE=mini               its executed notebooks too'
 	@echo 'make results                            RESULTS.md and the table of README.md from the committed records'
@@ -54,6 +57,9 @@ row: setup
 	@$(ADOPT)
 	$(GRAPH) row --config profile=$(PROFILE) figures="$(if $(TABLE),table$(TABLE),figure$(FIGURE))" row=$(ROW) seed=$(SEED)
 	$(RECORDS) keep --profile $(PROFILE) --run $$($(BIN)/python -c "from tokencompose.methods import run_name; print(run_name('$(ROW)', $(SEED)))")
+
+plan: setup  # counted from shapes; nothing runs
+	@$(BIN)/python -m tokencompose.plan --profile $(PROFILE) --figures "$(FIGURES)" --row "$(ROW)" --price $(PRICE)
 
 records: setup  # the results a run has finished so far, small, to be committed
 	$(RECORDS) keep --profile $(PROFILE)

@@ -52,10 +52,12 @@ PYTHON = shlex.quote(sys.executable)  # the environment that runs this graph, wh
 NOTEBOOKS = f'{RUNS}/notebooks'
 os.makedirs(NOTEBOOKS, exist_ok=True)
 
-def papermill(log, given='', **params):
+ON_GPU = f'{PYTHON} -m tokencompose.devices {PYTHON}'  # one GPU a job, none shared
+
+def papermill(log, given='', python=PYTHON, **params):
     "The shell command of one step; its notebook is the rule's first input."
     given += ''.join(f' -p {k} {v}' for k, v in params.items())
-    return f'{PYTHON} -m papermill --no-progress-bar --log-level ERROR {{input[0]}} {log} -p profile {PROFILE} {given}'
+    return f'{python} -m papermill --no-progress-bar --log-level ERROR {{input[0]}} {log} -p profile {PROFILE} {given}'
 
 def weights(folder):
     "Weight files of a model in a folder (none for a hub id): what was made with others is made again, or refused."
@@ -93,21 +95,21 @@ rule select_captions:
     output: f'{DATA}/prepared/train/captions/captions.jsonl'
     threads: 1
     resources: gpu=1
-    shell: papermill(f'{NOTEBOOKS}/01_select_captions.ipynb')
+    shell: papermill(f'{NOTEBOOKS}/01_select_captions.ipynb', python=ON_GPU)
 
 rule tag_nouns:
     input: 'data_prep/02_tag_nouns.ipynb', rules.select_captions.output, weights(P.tagger)
     output: f'{DATA}/prepared/train/nouns/nouns.jsonl'
     threads: 1
     resources: gpu=1
-    shell: papermill(f'{NOTEBOOKS}/02_tag_nouns.ipynb')
+    shell: papermill(f'{NOTEBOOKS}/02_tag_nouns.ipynb', python=ON_GPU)
 
 rule segment:
     input: 'data_prep/03_segment.ipynb', rules.tag_nouns.output, weights(P.grounder), weights(P.segmenter)
     output: f'{DATA}/prepared/train/masks/masks.jsonl'
     threads: 1
     resources: gpu=1
-    shell: papermill(f'{NOTEBOOKS}/03_segment.ipynb')
+    shell: papermill(f'{NOTEBOOKS}/03_segment.ipynb', python=ON_GPU)
 
 rule build_dataset:  # the training set, its masks found by the models above
     input: 'data_prep/04_build_dataset.ipynb', rules.segment.output
@@ -129,7 +131,7 @@ rule encode:  # once, so that trainings side by side find the cache
     output: touch(f'{DATA}/cache/{os.path.basename(P.model)}-' + '{masks}.encoded')
     params: method=lambda w: 'exact' if w.masks == 'exact' else 'tokencompose'
     resources: gpu=1
-    shell: f'{PYTHON} -m tokencompose.training --profile {PROFILE} --method {{params.method}} --encode_only'
+    shell: f'{ON_GPU} -m tokencompose.training --profile {PROFILE} --method {{params.method}} --encode_only'
 
 rule train:
     input: 'nbs/train.ipynb', lambda w: f'{DATA}/cache/{os.path.basename(P.model)}-{METHODS[w.method].masks}.encoded', weights(P.model)
@@ -137,7 +139,7 @@ rule train:
     priority: 1  # before pictures are drawn, so that the longest jobs are not the last
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/train-{wildcards.method}-seed{wildcards.seed}.ipynb', method='{wildcards.method}', seed='{wildcards.seed}')
+    shell: papermill(NOTEBOOKS + '/train-{wildcards.method}-seed{wildcards.seed}.ipynb', method='{wildcards.method}', seed='{wildcards.seed}', python=ON_GPU)
 
 rule sample:
     input: 'nbs/sample.ipynb', trained, f'{DATA}/provenance.json', weights(P.model)
@@ -145,7 +147,7 @@ rule sample:
     params: asked=asked
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', benchmark='{wildcards.benchmark}')
+    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', benchmark='{wildcards.benchmark}', python=ON_GPU)
 
 rule evaluate:
     input:
@@ -155,7 +157,7 @@ rule evaluate:
     params: asked=asked, metric=lambda w: METRIC[w.benchmark]
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', metric='{params.metric}', benchmark='{wildcards.benchmark}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', metric='{params.metric}', benchmark='{wildcards.benchmark}', python=ON_GPU)
 
 rule evaluate_model:
     input:
@@ -165,9 +167,9 @@ rule evaluate_model:
     params: asked=asked
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.asked}', metric='{wildcards.probe}')
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.asked}', metric='{wildcards.probe}', python=ON_GPU)
 
-TIMED = [run for run in P.runs('table1') if run == parse_run(run)[0] or run == run_name('tokencompose', P.seeds[0])]
+TIMED = [run for run in P.runs('table1', 'frozen', 'rival', 'trained') if run == parse_run(run)[0] or run == run_name('tokencompose', P.seeds[0])]
 LATENCY = [made(run, 'latency') for run in TIMED]
 if not all(map(os.path.isfile, LATENCY)): LATENCY = [f'{RUNS}/results/latency/done']
 
@@ -176,7 +178,7 @@ rule latency:  # with the machine to itself
     output: touch(f'{RUNS}/results/latency/done')
     threads: workflow.cores
     resources: gpu=1
-    shell: papermill(f'{NOTEBOOKS}/latency.ipynb')
+    shell: papermill(f'{NOTEBOOKS}/latency.ipynb', python=ON_GPU)
 
 rule paper_figure:
     input:

@@ -6,10 +6,11 @@
     annotations/annotations_trainval2017.zip                the same files as COCO packs them, with key points as a file nobody wants
     vsr/{train,dev,test}.jsonl                              statements; the training list names images of both splits
     authors/metadata.jsonl, authors/seg/                    rows and masks as the authors published them
-    compbench/, geneval/                                    prompts, see `write_prompt_lists`
+    compbench/, geneval/, multigen/                         prompts, see `write_prompt_lists`
 `write_flickr_like(folder, n)` writes Flickr30K Entities, which no server gives out.
 `write_prompt_lists(folder, n)` writes, below `folder`, prompts in the published forms of T2I-CompBench and GenEval:
     compbench/<category>_val.txt, compbench/complex_val_{spatial,action}.txt, geneval/evaluation_metadata.jsonl
+    multigen/{coco,ade20k}_obj_comp_5_1k.json, invented: `accept_multigen` lets their checksums pass for the published ones
 So a server of this folder stands for COCO's (`coco_url` is its address) and for VSR's (`vsr_url` is its address + "/vsr"), and
 the folder itself is one that `read_coco` reads.
 """
@@ -23,10 +24,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tokencompose.core import write_json, write_jsonl
-from tokencompose.data.classes import COCO_80
+from tokencompose.core import file_sha256, write_json, write_jsonl
+from tokencompose.data.classes import ADE20K_100, COCO_80
 from tokencompose.data.dataset import write_dataset
+from tokencompose.data.fetch import MULTIGEN_SHA256
 from tokencompose.data.masks import load_mask
+from tokencompose.metrics.multigen import draw_prompts, save_prompts
 
 SIZES = [(160, 120), (96, 144), (128, 128), (200, 112), (112, 176)]  # (width, height)
 UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # COCO numbers its 80 classes from 1 to 90
@@ -155,7 +158,13 @@ def write_prompt_lists(folder, n=3):
     for name, text in COMPBENCH.items(): write_lines(folder/'compbench'/f'{name}_val.txt', [text.format(*COLOR_PAIRS[i]) for i in range(n)])
     for i, kind in enumerate(('spatial', 'action')): write_lines(folder/'compbench'/f'complex_val_{kind}.txt', [COMPBENCH['complex'].format(*COLOR_PAIRS[i])])
     write_jsonl(folder/'geneval'/'evaluation_metadata.jsonl', [geneval_row(task, i) for task in GENEVAL for i in range(n)])
+    for name, classes in zip(MULTIGEN_SHA256, (COCO_80, ADE20K_100)): save_prompts(folder/'multigen'/name, draw_prompts(list(classes), n, seed=n))
     return folder
+
+
+def accept_multigen(monkeypatch, folder):
+    "Let the invented prompts of MultiGen in a folder be the published ones."
+    for name in MULTIGEN_SHA256: monkeypatch.setitem(MULTIGEN_SHA256, name, file_sha256(Path(folder)/'multigen'/name))
 
 
 def write_lines(path, lines):

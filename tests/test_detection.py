@@ -4,8 +4,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from tokencompose.core import read_jsonl
+from tokencompose.data.world import draw_scene, render
 from tokencompose.metrics import detection
 from tokencompose.metrics.detection import class_scores, corners, detect, load_judge, normalize, owlv2_forward, QUERY
 from tokencompose.metrics.detection import query_embeddings, query_ids, read_detections, tiny_judge
@@ -141,3 +143,29 @@ def test_a_folder_belongs_to_one_judge(judge, images, tmp_path):
     with pytest.raises(ValueError, match='boxes True there, False now'): detect(judge, images, PROMPTS, 2, tmp_path/'verdicts')
     other = load_judge(str(save_judge(tmp_path/'other', seed=1)), device='cpu')
     with pytest.raises(ValueError, match='judge'): detect(other, images, PROMPTS, 2, tmp_path/'verdicts', keep_boxes=True)
+
+
+# ---- attention in blocks
+
+@pytest.mark.parametrize('kind', ['owlv2', 'owlvit'])
+def test_attention_in_blocks_says_the_same(kind, tmp_path):
+    "Of scores, boxes and text, with masks and without; and where somebody wants the tables, they are made."
+    judge = load_judge(tiny_judge(tmp_path, kind=kind), device='cpu')
+    plain = type(judge.model).from_pretrained(tmp_path).eval()
+    shown = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tokens = judge.processor.tokenizer(['a photo of a cat', 'a dog'], padding='max_length', max_length=16, return_tensors='pt')
+    with torch.no_grad():
+        ours, theirs = (model(pixel_values=shown, input_ids=tokens.input_ids.repeat(2, 1), attention_mask=tokens.attention_mask.repeat(2, 1)) for model in (judge.model, plain))
+        for name in ('logits', 'pred_boxes', 'text_embeds', 'image_embeds'): torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
+        tower = getattr(judge.model, kind)
+        assert len(tower.vision_model(shown, output_attentions=True).attentions) == 1
+
+
+def test_verdicts_of_the_zoos_judge_are_the_same_either_way():
+    "On drawn scenes: every best score within 1e-4, every verdict the same."
+    judge, names = load_judge('tokencompose/zoo/owlv2', device='cpu'), ['cat', 'dog', 'pizza', 'car', 'clock']
+    plain = type(judge.model).from_pretrained(ROOT/'tokencompose/zoo/owlv2').eval()
+    pictures = torch.stack([torch.from_numpy(render(draw_scene((0, 'blocks', i)))[0]).permute(2, 0, 1) for i in range(32)])
+    ours, theirs = (class_scores(model, pictures, query_ids(judge.processor.tokenizer, names)) for model in (judge.model, plain))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert ((ours > .94) == (theirs > .94)).all() and (ours > .94).any()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT
-from make_real_files import FileServer, write_coco_like
+from make_real_files import accept_multigen, FileServer, write_coco_like
 from make_real_models import tiny_owlvit, write_inception, write_models
 from safetensors.torch import load_file
 from test_bad_input import HereEngine  # noqa: F401  (registers the engine "here")
@@ -42,6 +42,7 @@ def paper_with(profile, weights, inception, monkeypatch):
     "The paper's profile with small models in place of the published ones."
     small = PROFILES[profile].replace(model=f'{weights}/{profile}', judge=f'{weights}/owlv2', visor_judge=f'{weights}/owlvit', inception=str(write_inception(inception)), revision='', judge_revision='', visor_judge_revision='')
     monkeypatch.setitem(PROFILES, profile, small)
+    accept_multigen(monkeypatch, weights.parent/'remote')
     monkeypatch.setattr(fid.Inception.__init__, '__defaults__', ('', file_sha256(inception)))  # random weights instead of the ones that FID is defined by
 
 

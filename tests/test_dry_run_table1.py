@@ -42,7 +42,7 @@ def test_table_1(files, tmp_path, monkeypatch):  # noqa: F811
     scored('visor', 'layout', 'visor', rounds=1)
     scored('fid', 'frozen', 'coco_captions', references=coco/'val2017')
     scored('fid', 'frozen', 'flickr30k', references=coco/'flickr30k'/'flickr30k-images')
-    step('nbs/8_studies/run_latency.ipynb', rivals=['structured'], models=dict(tokencompose=f'{weights}/sd14'), repeats=2, warm_up=0, inference_steps=1, out_dir=runs/'sd14'/'results')
+    step('nbs/8_studies/run_latency.ipynb', rivals=['structured'], data=coco, models=dict(tokencompose=f'{weights}/sd14'), repeats=2, warm_up=0, inference_steps=1, out_dir=runs/'sd14'/'results')
     found = {(r['metric'], r['method']): r for r in load_results('sd14', str(runs))}
     assert {('multigen_coco', 'attend_excite'), ('visor', 'layout'), ('fid_coco', 'frozen'), ('fid_flickr', 'frozen'), ('latency', 'frozen'), ('latency', 'tokencompose')} <= set(found)
     assert 'owlvit' in found['visor', 'layout']['judge'] and set(found['visor', 'layout']['values']) >= {'OA', 'uncond'}

@@ -8,17 +8,18 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import ROOT
-from make_real_files import FileServer, pack, write_coco_like
+from make_real_files import accept_multigen, FileServer, pack, write_coco_like
 from test_bad_input import run
 
 from tokencompose.core import read_jsonl, write_jsonl
 from tokencompose.data import fetch as module
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.fetch import archive_source, download, extract, fetch, fetch_annotations, fetch_photos, FetchError
-from tokencompose.data.fetch import COMPBENCH_URL, listed_photos, LOCK, photo_sources, prompt_sources, Source, vsr_sources
-from tokencompose.metrics.benchmarks import benchmark_prompts, for_benchmark
+from tokencompose.data.fetch import COMPBENCH_URL, listed_photos, LOCK, multigen_sources, photo_sources, prompt_sources, Source, vsr_sources
+from tokencompose.metrics.benchmarks import benchmark_prompts, for_benchmark, which_prompts
 from tokencompose.metrics.compbench import CATEGORIES, read_compbench
 from tokencompose.metrics.geneval import read_geneval
+from tokencompose.metrics.multigen import read_prompts
 from tokencompose.profiles import SD14
 
 NOTEBOOK = 'data_prep/00_fetch.ipynb'
@@ -38,7 +39,8 @@ def remote(tmp_path_factory):
 
 
 @pytest.fixture
-def server(remote):
+def server(remote, monkeypatch):
+    accept_multigen(monkeypatch, remote)
     with FileServer(remote) as server: yield server
 
 
@@ -414,7 +416,7 @@ def test_photos_of_another_split(server, tmp_path):
 
 # ---- the notebook
 
-def given(server, **more): return dict(profile='sd14', coco_url=server.url, vsr_url=f'{server.url}/vsr', compbench_url=f'{server.url}/compbench', geneval_url=f'{server.url}/geneval', annotations_sha256=sha256(server.folder/ZIP), val_images=2, threads=3, wait=.01) | more
+def given(server, **more): return dict(profile='sd14', coco_url=server.url, vsr_url=f'{server.url}/vsr', **{f'{name}_url': f'{server.url}/{name}' for name in ('multigen', 'compbench', 'geneval')}, annotations_sha256=sha256(server.folder/ZIP), val_images=2, threads=3, wait=.01) | more
 
 
 def test_the_notebook_fetches(server, tmp_path):
@@ -453,6 +455,23 @@ def test_the_notebook_fetches_what_fid_compares_with(server, tmp_path):
     run(NOTEBOOK, tmp_path, **given(server, val_images=1, coco_captions=4))
     assert server.requests == [('val2017/000000000180.jpg', None)], 'only the damaged one comes again'
     with pytest.raises(ValueError, match='has 15 captions, 10000 were asked for'): run(NOTEBOOK, tmp_path, **given(server, val_images=1, coco_captions=-1))
+
+
+def test_multigen_is_of_the_authors_files(server, tmp_path, monkeypatch):
+    "Fetched, checked, used at the paper's profiles; a file that is another one is refused wherever it comes from."
+    run(NOTEBOOK, tmp_path, **given(server))
+    data = tmp_path/'out'
+    rows = benchmark_prompts('multigen_ade20k', for_benchmark(SD14, 'multigen_ade20k', 2), data)
+    assert rows == read_prompts(server.folder/'multigen'/'ade20k_obj_comp_5_1k.json')[:2]
+    assert which_prompts('multigen_ade20k', rows, data) == which_prompts('multigen_ade20k', rows[:2], data) and which_prompts('multigen_ade20k', rows, data)['published']
+    assert not which_prompts('multigen_coco', rows, data)['published'] and not which_prompts('multigen_ade20k', rows[1:], data)['published']
+    drawn = benchmark_prompts('multigen_ade20k', for_benchmark(SD14.replace(prompt_source='drawn'), 'multigen_ade20k', 2), data)
+    assert not which_prompts('multigen_ade20k', drawn, data)['published']
+    with pytest.raises(ValueError, match='ask for 5 things, not 3'): benchmark_prompts('multigen_coco', for_benchmark(SD14, 'multigen_coco', 2), data, objects=3)
+    monkeypatch.undo()
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    assert not which_prompts('multigen_ade20k', rows, data)['published'], 'the invented file is not the published one'
+    with pytest.raises(FetchError, match='coco_obj_comp_5_1k.json came with the SHA-256 .* where fdac55817fbab0dc… is published'): fetch(tmp_path/'new', multigen_sources(f'{server.url}/multigen'), 'prompts', **FAST)
 
 
 def test_drawn_scenes_are_not_fetched(server, tmp_path):

@@ -1,10 +1,14 @@
 """Folders that are missing, the two kinds of small pipeline, samplers and fingerprints."""
+from types import SimpleNamespace
+
 import pytest
 import torch
+import transformers
+from conftest import ROOT
 from diffusers import PNDMScheduler
 
 from tokencompose.model_files import model_path
-from tokencompose.models import (build_tokenizer, load_pipeline, load_tokenizer, loud_pipeline, model_fingerprint,
+from tokencompose.models import (_UNREAD, build_tokenizer, load_pipeline, load_tokenizer, loud_pipeline, model_fingerprint,
                                  new_sampler, new_scheduler, tiny_pipeline, tiny_unet, tokenize)
 
 ZOO = 'tokencompose/zoo/sd'
@@ -149,3 +153,28 @@ def test_a_fingerprint_does_not_see_where_and_how_a_model_was_loaded(tmp_path):
     from diffusers import UNet2DConditionModel
     tiny_unet().save_pretrained(tmp_path)
     assert model_fingerprint(UNet2DConditionModel.from_pretrained(tmp_path)) == model_fingerprint(tiny_unet())
+
+
+COMMITTED = {'tokencompose/zoo/owlv2': ('Owlv2ForObjectDetection', 'd242093d18de'), 'tokencompose/zoo/clip': ('CLIPModel', '2be76844db15'), 'tokencompose/zoo/blip': ('BlipForQuestionAnswering', '017e3e948ac9')}
+
+
+@pytest.mark.parametrize('folder', COMMITTED)
+def test_the_fingerprints_in_committed_records_hold(folder):
+    "Records are known by them: whoever changes the definition makes every committed number a stranger."
+    name, digest = COMMITTED[folder]
+    model = getattr(transformers, name).from_pretrained(ROOT/folder)
+    assert model_fingerprint(model)[:12] == digest
+    records = ''.join(path.read_text() for path in (ROOT/'paper_figures/records').glob('*/results/*/frozen.json'))
+    assert f'{folder} ({digest})' in records or f'CLIP ({digest})' in records
+
+
+def test_a_fingerprint_does_not_see_the_version_of_transformers():
+    "Version 5.17 writes the same configurations without the settings that nobody reads (compared on the models of the zoo)."
+    model = transformers.CLIPModel.from_pretrained(ROOT/'tokencompose/zoo/clip')
+    digest, written = model_fingerprint(model), model.config.to_dict()
+    def later(config): return {key: later(value) if key.endswith('_config') else value for key, value in config.items() if key not in _UNREAD or value != _UNREAD[key]} | (dict(transformers_version='5.17.0') if 'text_config' in config else {})
+    assert len(later(written)) < len(written) - 40
+    model.config = SimpleNamespace(to_dict=lambda: later(written))
+    assert model_fingerprint(model) == digest
+    model.config = SimpleNamespace(to_dict=lambda: {**later(written), 'logit_scale_init_value': 1.})
+    assert model_fingerprint(model) != digest

@@ -363,3 +363,32 @@ def test_tables_come_without_torch_of_their_own():
     body = ast.parse(inspect.getsource(tables)).body
     imported = {getattr(node, 'module', None) or node.names[0].name for node in body if isinstance(node, (ast.Import, ast.ImportFrom))}
     assert not imported & {'torch', 'diffusers', 'transformers', 'plotting', 'models'}
+
+
+# ---- what must not share a column
+
+def kept(method, seed=None, prompts='p', **identity):
+    return toy_result(method, ((1, 2), (2, 2)), seed=seed, identity=dict(code=1, asked='a', judge='j', base='b', data='d', training='t' if seed is not None else '') | identity, prompts=dict(count=2, digest=prompts, published=False))
+
+
+@pytest.mark.parametrize('part', ['code', 'asked', 'judge', 'base', 'prompts'])
+def test_a_column_has_one_of_each(part):
+    compare_frame([kept('frozen'), kept('layout'), kept('token', 0)], ['frozen', 'layout', 'token'], [('multigen_coco', 'MG2')], 1)
+    with pytest.raises(ValueError, match=f'multigen_coco: frozen and layout were made with different {part}'):
+        compare_frame([kept('frozen'), kept('layout', **{part: 'other'})], ['frozen', 'layout'], [('multigen_coco', 'MG2')], 1)
+
+
+def test_seeds_of_a_method_were_trained_alike_and_on_the_same_data():
+    columns = [('multigen_coco', 'MG2')]
+    compare_frame([kept('token', 0), kept('pixel', 0, training='u'), kept('exact', 0, data='e')], ['token', 'pixel', 'exact'], columns, 2)
+    with pytest.raises(ValueError, match='token, seed 0 and token, seed 1 were made with different training'):
+        compare_frame([kept('token', 0), kept('token', 1, training='u')], ['token'], columns, 2)
+    with pytest.raises(ValueError, match='token, seed 0 and pixel, seed 0 were made with different data'):
+        compare_frame([kept('token', 0), kept('pixel', 0, data='e')], ['token', 'pixel'], columns, 2)
+
+
+def test_the_papers_profile_shows_the_papers_prompts_only():
+    columns, own = [('multigen_coco', 'MG2')], kept('frozen') | dict(profile='sd14')
+    with pytest.raises(ValueError, match='is of other prompts than its authors published'): compare_frame([own], ['frozen'], columns, 1)
+    compare_frame([own | dict(prompts=dict(count=2, digest='p', published=True))], ['frozen'], columns, 1)
+    compare_frame([kept('frozen')], ['frozen'], columns, 1)  # the miniature says by its name what it is

@@ -5,7 +5,7 @@ import papermill as pm
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import ROOT
-from make_real_files import FileServer, write_coco_like
+from make_real_files import accept_multigen, FileServer, write_coco_like
 from PIL import Image
 from test_bad_input import HereEngine  # noqa: F401  (registers the engine "here")
 from test_detection import save_judge
@@ -90,7 +90,7 @@ def write_prepared(folder):
 # Parameters; "{name}" stands for a folder that INPUTS makes, and out_dir is always a new temporary folder.
 TOY = {
     'data_prep/00_scenes.ipynb': dict(profile='mini', train_images=6, val_images=2, hold_out=True),
-    'data_prep/00_fetch.ipynb': dict(profile='sd14', coco_url='{server}', vsr_url='{server}/vsr', compbench_url='{server}/compbench', geneval_url='{server}/geneval', annotations_sha256='any', val_images=1),
+    'data_prep/00_fetch.ipynb': dict(profile='sd14', coco_url='{server}', vsr_url='{server}/vsr', multigen_url='{server}/multigen', compbench_url='{server}/compbench', geneval_url='{server}/geneval', annotations_sha256='any', val_images=1),
     'data_prep/01_select_captions.ipynb': dict(profile='mini', source='{scenes}', max_images=5),
     'data_prep/02_tag_nouns.ipynb': dict(profile='mini', captions='{stages}/captions'),
     'data_prep/03_segment.ipynb': dict(profile='mini', source='{scenes}', nouns='{stages}/nouns', max_images=5),
@@ -128,7 +128,7 @@ TOY = {
 # Files below out_dir that must be there afterwards, not empty.
 RESULTS = {
     'data_prep/00_scenes.ipynb': ['provenance.json', 'held_out_attributes.json', 'scenes.png', 'annotations/captions_train2017.json', 'annotations/instances_val2017.json', 'vsr/train.jsonl', 'flickr30k/val.txt', 'flickr30k/Sentences/0.txt'],
-    'data_prep/00_fetch.ipynb': ['provenance.json', 'fetch.lock.jsonl', 'LICENCES.md', 'photos.png', 'vsr/train.jsonl', 'compbench/color_val.txt'],
+    'data_prep/00_fetch.ipynb': ['provenance.json', 'fetch.lock.jsonl', 'LICENCES.md', 'photos.png', 'vsr/train.jsonl', 'compbench/color_val.txt', 'multigen/ade20k_obj_comp_5_1k.json'],
     'data_prep/01_select_captions.ipynb': ['provenance.json', 'captions.jsonl'],
     'data_prep/02_tag_nouns.ipynb': ['provenance.json', 'nouns.jsonl'],
     'data_prep/03_segment.ipynb': ['provenance.json', 'masks.jsonl', 'samples.png', 'weakest.png'],
@@ -205,6 +205,7 @@ def inputs(tmp_path_factory):
 @pytest.mark.parametrize('name', TOY)
 def test_toy_run(name, tmp_path, inputs, monkeypatch):
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    accept_multigen(monkeypatch, inputs.folder/'remote')
     params = {key: value.format_map(inputs) if isinstance(value, str) else value for key, value in TOY[name].items()} | dict(out_dir=str(tmp_path/'out'))
     unknown = set(params) - set(pm.inspect_notebook(str(ROOT/name)))
     assert not unknown, f'{name} has no parameter {sorted(unknown)}'

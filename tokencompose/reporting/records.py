@@ -94,9 +94,14 @@ def identity(
     training = training_digest(config_for(settings, method, seed)) if trained else ''
     masks = row.masks if trained else 'automatic'*(metric == 'pipeline')
     return dict(code=CODE, run=run, data=source_digest(settings, data, masks),
-                base=model_digest(settings.model, settings.revision), training=training,
+                base=model_digest(*_drawn_by(settings, row)), training=training,
                 asked=hash_of(_asked(settings, metric, benchmark, data), 16),
                 judge=hash_of(_judge(settings, metric), 16))
+
+def _drawn_by(settings, row) -> tuple:
+    "Base model and commit; the authors' own weights where they are the method."
+    own = settings.released_model(row.name) if row is not None and row.kind == 'released' else ''
+    return (own, '') if own else (settings.model, settings.revision)
 
 # %% ../../nbs/7_tables/03_reporting.records.ipynb #cd4864a7
 _FREE = ('profile', 'metric', 'method', 'train_seed', 'benchmark', 'rank', 'world', 'batch', 'device', 'shown')

@@ -68,7 +68,8 @@ def metric_info(metric: str) -> Metric:
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #e83b5562
 _REQUIRED = {'metric': str, 'method': str, 'profile': str, 'seed': (int, type(None)), 'n': dict, 'values': dict,
              'cost': dict, 'provenance': dict}
-_OPTIONAL = {'std': dict, 'intervals': dict, 'units': dict, 'judge': str, 'identity': dict, 'notes': dict}
+_OPTIONAL = {'std': dict, 'intervals': dict, 'units': dict, 'judge': str, 'identity': dict, 'prompts': dict,
+             'notes': dict}
 
 def result_path(profile: str, metric: str, method: str, seed: int = None, root: str = 'runs') -> Path:
     "Where a result belongs; seeds other than 0 are part of the file's name."

@@ -22,7 +22,9 @@ from tabulate import tabulate
 from ..core import image_name, read_json
 from ..methods import METHODS, parse_run, rows as rows_of
 from ..metrics.compbench import CATEGORIES
+from ..metrics.benchmarks import METRIC_BENCHMARKS
 from ..metrics.geneval import TASKS
+from ..profiles import PROFILES
 from .paper import PAPER_LABELS, paper_numbers
 from .results import metric_info, pooled, run_scores, unit_arrays
 from ..stats import seeds_difference
@@ -93,7 +95,7 @@ def compare_frame(
     paper, lines = printed((*reversed(fill_from), table)), {}
     for m in rows:
         lines[label_of(m, labels), profile] = [_own_cell(ours.get((m, *c)), c[0]) for c in columns]
-        lines[label_of(m, labels), 'paper'] = [_paper_cell(paper, m, c) for c in columns]
+        lines[label_of(m, labels), 'paper'] = [_paper_cell(paper, _printed_as(m), c) for c in columns]
     frame = pd.DataFrame(list(lines.values()), pd.MultiIndex.from_tuples(lines, names=['method', 'numbers']),
                          pd.MultiIndex.from_tuples(heading(*c) for c in columns))
     judges = sorted({r['judge'] for r in ours.values() if r['judge']})
@@ -122,6 +124,16 @@ def _paper_cell(paper, method, column) -> str:
     text = format_value(row['value'], std=row['std'], digits=row['digits'])
     return text if theirs == column else f'{theirs[1]} {text}'
 
+def _printed_as(method) -> str:
+    "The row of the paper that a method is compared with."
+    return (METHODS[method].printed_as if method in METHODS else '') or method
+
+def _shown_in(table: str, results: list) -> list:
+    "The rows of a table, those of the authors' own weights where somebody looked at them."
+    looked_at = {r['method'] for r in results}
+    kept = {*rows_of(table), *(m for m in rows_of(table, 'released') if m in looked_at)}
+    return [m for m in METHODS if m in kept]
+
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #5b0b339e
 def _wanted(results, rows, columns) -> list:
     metrics = {metric for metric, _ in columns}
@@ -136,10 +148,44 @@ def _comparable(results, rows, columns, profile) -> tuple:
         raise ValueError(f'One table shows one profile, got {found}: give `profile` and the results of that one.')
     for metric in dict.fromkeys(metric for metric, _ in columns):
         judges = {r.get('judge') for r in results if r['metric'] == metric}
+        _check_mixed(metric, [r for r in results if r['metric'] == metric])
         if len(judges) > 1:
             raise ValueError(f'{metric}: methods were judged by {" and ".join(sorted(map(str, judges)))}; '
                              'their numbers cannot share a column, score all with one judge.')
+    _check_published(results, *profiles)
     return results, profiles.pop()
+
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #c8b7fdf1
+def _kept_apart(r) -> dict:
+    "Part of an identity -> (its value, among which results there must be only one)."
+    own, row = r.get('identity') or {}, METHODS.get(r['method'])
+    masks, base = (row.masks if row and row.trained else ''), (row.name if row and row.kind == 'released' else '')
+    groups = dict(code='', asked='', judge='', base=base, data=masks, training=r['method'])
+    parts = {(name, group): own[name] for name, group in groups.items() if name in own}
+    digest = r.get('prompts', {}).get('digest')
+    return parts | ({('prompts', ''): digest} if digest else {})
+
+def _check_mixed(metric, results):
+    "Refuse a column of results that were made in different ways."
+    found = {}
+    for r in results:
+        for part, value in _kept_apart(r).items():
+            there = found.setdefault(part, (value, r))
+            if there[0] == value: continue
+            names = ' and '.join(f'{m["method"]}{"" if m["seed"] is None else ", seed " + str(m["seed"])}'
+                                 for m in (there[1], r))
+            raise ValueError(f'{metric}: {names} were made with different {part[0]}, so their numbers cannot share '
+                             'a column: make one of them again.')
+
+def _check_published(results, profile):
+    "Refuse MultiGen of other prompts than the paper's where the profile is the paper's."
+    settings = PROFILES.get(profile)
+    if settings is None or settings.prompt_source != 'published': return
+    for r in results:
+        if r['metric'] not in METRIC_BENCHMARKS['multigen'] or r.get('prompts', {}).get('published'): continue
+        raise ValueError(f'{r["metric"]} of {r["method"]} at {profile} is of other prompts than its authors published, '
+                         'and cannot stand beside the paper\'s numbers: draw and judge with data/<profile>/multigen, '
+                         'which data_prep/00_fetch.ipynb makes.')
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #4e6a6866
 MG_COLUMNS = [(metric, f'MG{k}') for metric in ('multigen_coco', 'multigen_ade20k') for k in range(2, 6)]
@@ -174,7 +220,7 @@ def table3_frame(
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 3: the method on another base model, which predicts v."
-    return compare_frame(results, rows_of('table3'), columns or ablation_columns(), 3, **kwargs)
+    return compare_frame(results, _shown_in('table3', results), columns or ablation_columns(), 3, **kwargs)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #a5d49498
 def table1_halves(
@@ -191,7 +237,7 @@ def table1_frame(
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 1: the methods against each other. The control's scores are those that the paper prints in its Table 2."
-    return compare_frame(results, rows or rows_of('table1'), columns, 1, fill_from=(2,), **kwargs)
+    return compare_frame(results, rows or _shown_in('table1', results), columns, 1, fill_from=(2,), **kwargs)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #4a1ac9f7
 TABLE4_COLUMNS = [('daam', name) for name in ('mIoU', 'iou_0.3', 'iou_0.5', 'iou_best', 'ap', 'mass')]
@@ -201,7 +247,7 @@ def table4_frame(
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 4: DAAM's overlap with the masks of given pictures."
-    return compare_frame(results, rows_of('table4'), TABLE4_COLUMNS, 4, **kwargs)
+    return compare_frame(results, _shown_in('table4', results), TABLE4_COLUMNS, 4, **kwargs)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #671145bb
 class Difference(NamedTuple):
@@ -538,7 +584,7 @@ def table5_frame(
     **kwargs,  # Passed to `compare_frame`
 ) -> pd.DataFrame:
     "Table 5: T2I-CompBench."
-    return compare_frame(results, rows_of('table5'), TABLE5_COLUMNS, 5, **kwargs)
+    return compare_frame(results, _shown_in('table5', results), TABLE5_COLUMNS, 5, **kwargs)
 
 def geneval_frame(
     results: list,  # From `load_results`; all of one profile
@@ -546,7 +592,7 @@ def geneval_frame(
     profile: str = None,  # Needed only where there are no results
 ) -> pd.DataFrame:  # Texts; a row a method, a column a task and their mean
     "GenEval's six accuracies and their mean, with intervals."
-    rows = rows or rows_of('table5')
+    rows = rows or _shown_in('table5', results)
     results, profile = _comparable(results, rows, GENEVAL_COLUMNS, profile)
     ours = {(r['method'], r['name']): r for r in pooled(results).to_dict('records')}
     asked, cells = {name for _, name in ours}, {}
