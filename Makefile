@@ -19,7 +19,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup plan reproduce row records publish results test lab clean-notebooks
+.PHONY: help setup plan reproduce row records publish results docs push test lab clean-notebooks
 
 help:
 	@echo 'make reproduce                          the miniature paper at profile quick (PROFILE=mini: the long run)'
@@ -28,6 +28,8 @@ help:
 	@echo 'make records PROFILE=mini               what a run has finished into paper_figures/records/'
 	@echo 'make publish PROFILE=mini               its executed notebooks too'
 	@echo 'make results                            RESULTS.md and the table of README.md from the committed records'
+	@echo 'make docs                               the site, from notebooks, tables, RESULTS.md and the code, into _docs/'
+	@echo 'make push REPO=name/model MODEL=folder  what would go to the hub, with its card (YES=1 uploads, PUBLIC=1 for all to see)'
 	@echo 'make test                               notebook tests and pytest'
 	@echo 'make lab                                JupyterLab in the environment'
 
@@ -70,6 +72,15 @@ publish: records  # and its executed tables and figures, cleaned
 
 results: setup  # RESULTS.md and the table of README.md, from the committed records
 	$(BIN)/python -m tokencompose.reporting.pages
+
+docs: setup  # runs no notebook, asks no network
+	$(BIN)/python -m tokencompose.reporting.site
+
+# the trained folder that goes to the hub
+MODEL   ?= runs/mini/train/tokencompose-seed0
+push: setup
+	@[ -n "$(REPO)" ] || { echo 'Say where to: make push REPO=name/model MODEL=runs/mini/train/tokencompose-seed0'; exit 2; }
+	@$(BIN)/python -m tokencompose.reporting.card $(MODEL) --repo $(REPO) $(if $(filter 1,$(YES)),--yes) $(if $(filter 1,$(PUBLIC)),--public)
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

@@ -39,7 +39,6 @@ from .metrics.detection import attend_in_blocks, box_scores, Judge
 from .metrics.fid import new_inception
 from .metrics.grounding import DAAM_LAYERS
 from .rivals.call import coarse_up_group, latent_gradient
-from .benchmark import autocast_unet
 
 # %% ../nbs/8_studies/04_memory.ipynb #e28acc2b
 _LOOK = torch.ops.aten._local_scalar_dense.default  # a value on its way to Python
@@ -145,6 +144,13 @@ NOUNS, COLUMNS = 5, 10  # of a caption, for stages that keep attention maps
 
 def _zeros(*shape) -> torch.Tensor: return torch.zeros(*shape, dtype=torch.long)
 
+def _autocast(unet, mixed_precision: str):
+    "The U-Net as `accelerate` calls it: no, bf16 or fp16."
+    half = dict(fp16=torch.float16).get(mixed_precision, torch.bfloat16)
+    def forward(*args, **kwargs):
+        with torch.autocast(unet.device.type, half, enabled=mixed_precision != 'no'): return unet(*args, **kwargs)
+    return forward
+
 def training_stage(
     settings: Profile,
     ema: bool = False,  # A moving average of the weights
@@ -158,7 +164,7 @@ def training_stage(
     if accumulate:
         for p in unet.parameters(): p.grad = torch.empty_like(p)
     scheduler = DDPMScheduler.from_config(parts.scheduler.config)
-    model = autocast_unet(unet, settings.mixed_precision)
+    model = _autocast(unet, settings.mixed_precision)
     def step(batch):
         latents, capture = _latents(parts, settings, batch), CrossAttentionCapture(unet, config.layers)
         given = dict(latents=latents, noise=torch.randn_like(latents), timesteps=torch.zeros(batch, dtype=torch.long),

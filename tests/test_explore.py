@@ -1,0 +1,237 @@
+"""The page in a real browser: JupyterLab on this machine, a prompt typed, pictures and maps seen, mistakes said. And what it is made of, without one."""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+import torch
+from browser import Browser, CHROMIUM
+from conftest import ROOT
+from PIL import Image
+
+from tokencompose.explore.drawing import draw_watched, layer_choices, words_in
+from tokencompose.explore.page import data_uri, judged_html, lit, Models, Page, row_html, sentence, trained_folders
+from tokencompose.models import loud_pipeline, tiny_pipeline
+from tokencompose.plotting import to_uint8
+from tokencompose.profiles import get_profile
+from tokencompose.rivals.rivals import RIVALS
+from tokencompose.sampling import Recipe, sample
+
+PROMPT = 'a photo of a cat, a dog and a teddy bear.'
+RECIPE = Recipe(seed=1, inference_steps=4, guidance_scale=4.)
+
+
+@pytest.fixture(scope='module')
+def pipe(): return loud_pipeline([PROMPT]*3)
+
+
+@pytest.fixture(scope='module')
+def words(pipe): return words_in(PROMPT, pipe.tokenizer, named=['cat', 'dog', 'teddy bear'])
+
+
+# ---- watching changes nothing
+
+@pytest.mark.parametrize('method', ['frozen', *RIVALS])
+def test_a_watched_picture_is_the_picture(pipe, words, method):
+    from tokencompose.rivals.inputs import make_inputs
+    from tokencompose.rivals.rivals import new_rival
+    call = None
+    if method != 'frozen': call = new_rival(method, pipe, {PROMPT: make_inputs(PROMPT, [w.noun for w in words], pipe.tokenizer, 'explore', 1)})
+    plain = sample(pipe, [dict(unique_id='explore', text=PROMPT)], call=call, **RECIPE.to_dict())[0, 0]
+    drawing = draw_watched(pipe, PROMPT, words, method, RECIPE)
+    assert (drawing.picture() - plain).abs().max() < 1e-3
+    assert len(drawing.steps) == 4 and list(drawing.maps()) == ['cat', 'dog', 'teddy bear']
+    for group, own in drawing.steps[1].maps['cat'].items():
+        assert own.shape == (int(group.split('_')[1]),)*2 and 0 <= own.min() and own.max() <= 1
+
+
+@pytest.mark.parametrize('kind', ['epsilon', 'v_prediction'])
+def test_the_expected_picture_sharpens_towards_the_last_one(kind):
+    pipe = tiny_pipeline([PROMPT]*3, prediction_type=kind)
+    drawing = draw_watched(pipe, PROMPT, words_in(PROMPT, pipe.tokenizer, named=['cat']), recipe=Recipe(inference_steps=12))
+    away = [(step.latents - drawing.steps[-1].latents).abs().mean().item() for step in drawing.steps]
+    assert away[-2] < away[5] < away[0]
+
+
+def test_a_map_is_the_mean_over_layers(pipe, words):
+    drawing = draw_watched(pipe, PROMPT, words, recipe=RECIPE)
+    own = drawing.steps[-1].maps['cat']
+    assert torch.equal(drawing.maps(-1, ['up_16'])['cat'], own['up_16'])
+    both = (drawing.groups['up_16']*own['up_16'] + drawing.groups['down_16']*own['down_16'])/(drawing.groups['up_16'] + drawing.groups['down_16'])
+    torch.testing.assert_close(drawing.maps(-1, ['up_16', 'down_16'])['cat'], both)
+    assert set(layer_choices(list(drawing.groups))['middle and up (supervised in the paper)']) == {'mid_4', 'up_8', 'up_16'}
+
+
+# ---- HTML
+
+def test_nothing_that_is_typed_becomes_html(pipe):
+    prompt = '<script>a cat</script>'
+    found = words_in(prompt, pipe.tokenizer, named=['cat'])
+    assert '<script' not in lit(prompt, found) and '<mark' in lit(prompt, found)
+    drawing = draw_watched(pipe, prompt, found, recipe=RECIPE)
+    assert '<script' not in row_html('<script>', drawing) and '<script' not in judged_html('<script>', to_uint8(drawing.picture()), {'<script>': None})
+
+
+def test_small_pictures_are_png_and_large_ones_jpeg():
+    assert data_uri(to_uint8(Image.new('RGB', (64, 64)))).startswith('data:image/png') and data_uri(to_uint8(Image.new('RGB', (512, 512)))).startswith('data:image/jpeg')
+
+
+# ---- the page without a browser
+
+@pytest.fixture
+def page(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path/'sd')
+    page = Page('mini', PROMPT, words='cat, dog', model=str(tmp_path/'sd'), trained=str(tmp_path/'sd'), device='cpu', inference_steps=2)
+    page.ready = True
+    yield page
+    page.close()
+
+
+def told(page, **values):
+    for name, value in values.items(): getattr(page, name).value = value
+    if begun := page.start(): begun.result(60)
+    return page.said.value
+
+
+def test_two_rows_from_the_same_noise(page):
+    assert '2 of 2 drawn' in told(page)
+    assert page.pictures.value.count('<img') == 6 and page.step.max == 2
+    frozen, trained = (drawing.picture() for drawing in page.drawings.values())
+    assert torch.equal(frozen, trained)
+    before = page.pictures.value
+    page.layers.value = dict(page.layers.options)['up 16']
+    page.step.value = 2
+    assert page.pictures.value != before and page.pictures.value.count('step 2') == 4
+
+
+@pytest.mark.parametrize('changes, said', [
+    (dict(prompt=' '), 'The prompt is empty'), (dict(prompt='cat '*99), 'make it shorter'), (dict(words='zebra'), 'not in the caption'),
+    (dict(model='nbs'), 'holds no pipeline'), (dict(model='nowhere/at-all'), 'hf download'), (dict(model=''), 'No model is named'),
+    (dict(trained='README.md'), 'is one file'), (dict(trained=''), 'No trained model was found')])
+def test_a_mistake_is_a_sentence_and_it_goes_on(page, changes, said):
+    before = {name: getattr(page, name).value for name in changes}
+    assert said in told(page, **changes)
+    assert '2 of 2 drawn' in told(page, **before)
+
+
+def test_stop_stops(page):
+    page.steps.value = 1000
+    begun = page.start()
+    while not page.drawings: time.sleep(.01)
+    page.halt()
+    begun.result(60)
+    assert 'Stopped.' in page.said.value and page.stop.disabled
+    assert '2 of 2 drawn' in told(page, steps=2)
+
+
+def test_weights_that_were_trained_on_are_loaded_again(tmp_path):
+    folder = tmp_path/'train'
+    tiny_pipeline().save_pretrained(folder)
+    models = Models(get_profile('mini'), 'cpu')
+    first = models.pipeline(str(folder))
+    assert models.pipeline(str(folder)) is first
+    os.utime(folder/'unet'/'config.json', ns=(0, time.time_ns() + 10**9))
+    assert models.pipeline(str(folder)) is not first
+
+
+def test_the_newest_training_comes_first(tmp_path):
+    for age, name in enumerate(('old', 'new')):
+        file = tmp_path/'mini'/'train'/name/'pipeline'/'model_index.json'
+        file.parent.mkdir(parents=True)
+        file.write_text('{}')
+        os.utime(file, (age, age))
+    assert [folder.split('/')[-2] for folder in trained_folders(tmp_path)] == ['new', 'old']
+
+
+def test_an_unforeseen_error_names_its_kind(): assert sentence(KeyError('x')) == "KeyError: 'x'."
+
+
+# ---- the page in JupyterLab
+
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium on this machine: apt-get install chromium')
+PANEL = '[...window.jupyterapp.shell.widgets("main")].find(w => w.sessionContext)'
+
+
+@pytest.fixture
+def lab(tmp_path):
+    "JupyterLab with a copy of the page whose first picture is quick; yields its address."
+    notebook = nbformat.read(ROOT/'nbs/explore.ipynb', 4)
+    place = next(i for i, cell in enumerate(notebook.cells) if 'parameters' in cell.metadata.get('tags', []))
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell('rows = ["frozen", "trained"]; trained = "tokencompose/zoo/sd"; device = "cpu"; inference_steps = 6'))
+    nbformat.write(notebook, tmp_path/'explore.ipynb')
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    own = {f'JUPYTER_{kind}_DIR': str(tmp_path/kind) for kind in ('CONFIG', 'DATA', 'RUNTIME')}
+    settings = ['--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={tmp_path}',
+                '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    with open(tmp_path/'lab.log', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *settings], env={**os.environ, **own}, stdout=log, stderr=log)
+    try:
+        last = time.monotonic() + 120
+        while not _answers(f'http://127.0.0.1:{port}/api'):
+            assert server.poll() is None and time.monotonic() < last, (tmp_path/'lab.log').read_text()[-2000:]
+            time.sleep(.1)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _answers(url):
+    try: return bool(urllib.request.urlopen(url, timeout=5))
+    except OSError: return False
+
+
+def shots():
+    "Where screenshots go that somebody wants to look at."
+    return os.environ.get('SCREENSHOTS')
+
+
+@needs_chromium
+def test_the_page_in_jupyterlab(lab):
+    slow = 300  # seconds that a busy machine may take
+    with Browser(1400, 1100) as browser:
+        browser.open(f'{lab}/lab/tree/explore.ipynb?reset', slow)
+        browser.wait(f'window.jupyterapp && {PANEL}?.sessionContext.kernelDisplayStatus == "idle"', slow)
+        browser.run(f'window.jupyterapp.shell.activateById({PANEL}.id); window.jupyterapp.commands.execute("application:toggle-left-area"); window.jupyterapp.commands.execute("notebook:run-all-cells"); 1')
+        browser.wait('document.querySelectorAll(".tc-lit mark").length == 4', slow)                 # the nouns light up
+        browser.wait('document.body.innerText.includes("2 of 2 drawn")', slow)
+        assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
+        assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
+        assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
+        if shots(): browser.screenshot(f'{shots()}/explore.png')
+
+        prompt = '.widget-text input'
+        browser.type(prompt, 'a photo of a banana and a car.', enter=True)
+        browser.wait('[...document.querySelectorAll(".tc-lit mark")].map(m => m.innerText).join() == "banana,car"', slow)
+        browser.wait('document.querySelectorAll(".tc-row img").length == 6 && document.body.innerText.includes("2 of 2 drawn")', slow)
+        shown = browser.run('[...document.querySelectorAll(".tc-row img")].map(i => i.alt)')
+        assert shown.count('attention of banana') == 2 and shown[0] == 'frozen base model, step 6'
+
+        before = browser.run('document.querySelector(".tc-row img").src')                           # another step, nothing drawn
+        browser.run('document.querySelector(".widget-slider .noUi-handle").focus(); 1')
+        for _ in range(3): browser.press('ArrowLeft')
+        browser.wait(f'document.querySelector(".tc-row img").src != {json.dumps(before)}', slow)
+
+        for typed, said in (('', 'The prompt is empty'), ('cat '*60, 'make it shorter'), ('a zebra', 'spells')):
+            browser.type(prompt, typed)
+            browser.wait(f'document.querySelector(".tc-wrong")?.innerText.includes({json.dumps(said)})', slow)
+        if shots(): browser.screenshot(f'{shots()}/mistake.png')
+        browser.type(prompt, 'a photo of a cat.', enter=True)                                       # and it goes on
+        browser.wait('document.querySelectorAll(".tc-row img").length == 4', slow)
+        assert browser.run('getComputedStyle(document.querySelector(".tc-alive")).visibility') == 'hidden'
+
+        kernel = browser.run(f'{PANEL}.sessionContext.session.kernel.id')
+        urllib.request.urlopen(urllib.request.Request(f'{lab}/api/kernels/{kernel}', method='DELETE'))
+        browser.run('document.head.insertAdjacentHTML("beforeend", "<style>.tc-alive {animation-delay: 6s !important}</style>"), 1')
+        browser.wait('getComputedStyle(document.querySelector(".tc-alive")).visibility == "visible"', slow)
+        assert 'Run All Cells' in browser.run('document.querySelector(".tc-alive").innerText')
+        assert not browser.errors, browser.errors
+        assert not [url for url in browser.requests if not url.startswith((lab, 'data:', 'blob:', lab.replace('http', 'ws')))], 'a request left the machine'
