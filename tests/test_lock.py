@@ -4,7 +4,7 @@ import re
 import pytest
 from tokencompose.core import read_jsonl, write_jsonl
 from tokencompose.lock import fetched_models, read_models_lock, verify
-from tokencompose.models import PUBLISHED
+from tokencompose.model_files import PUBLISHED
 from tokencompose.profiles import get_profile
 
 

@@ -44,6 +44,7 @@ def _unreadable(files: list) -> str:
             return f'The weights {path} cannot be read ({text:.120})'
     return ''
 
+# %% ../nbs/0_base/08_models.ipynb #d5eb8717
 def load_pipeline(
     model: str,  # See `model_folder`
     revision: str = '',  # Commit on the hub

@@ -78,7 +78,7 @@ class ProfileScoring(Settings):
     prompts: int  # MultiGen prompts a class list
     rounds: int  # Images a prompt
     sample_batch: int  # Images drawn side by side
-    rival_batch: int = 0  # The same for a rival, which may need gradients or several prompts an image; sample_batch when 0
+    rival_batch: int = 0  # The same for a rival, which may need gradients or several prompts; sample_batch when 0
     scheduler: str = 'ddim'  # Sampler: ddim, pndm (the authors' for Stable Diffusion 1.4) or dpm
     sample_precision: str = 'no'  # Autocast of the U-Net that draws: no, bf16 or fp16
     judge_batch: int = 16  # Images that a judge or a feature extractor sees side by side

@@ -312,6 +312,7 @@ def sample_images(
     return dict(drawn=drawn, skipped=len(before), missing=len(state['missing']) + len(state['broken']),
                 surplus=len(state['surplus']))
 
+# %% ../nbs/3_sampling/00_sampling.ipynb #aa244ef4
 def _told(folder, items: list) -> set:
     "The items that are there; what is damaged is said."
     state = folder_state(folder, items)
@@ -333,4 +334,3 @@ def _draw_files(folder, drawn, before, bar) -> int:  # Number of pictures writte
             count += len(new)
         finish()
     return count
-

@@ -242,6 +242,7 @@ def update(run: Run) -> torch.Tensor:  # Norm of the gradient before clipping; N
     run.step += 1
     return norm
 
+# %% ../nbs/1_method/08_training.ipynb #0a4f2fd5
 def train(
     config: TrainConfig,
     stop_at: int = 0,  # Stop (as if killed, after a checkpoint) at this step; for tests
@@ -406,6 +407,7 @@ def loss_row(denoise_loss, grounding, config: TrainConfig) -> dict:  # name -> d
         row.update(supervised_nouns=torch.as_tensor(grounding.supervised, dtype=torch.float32))
     return {k: v.detach().float() for k, v in row.items()}
 
+# %% ../nbs/1_method/08_training.ipynb #03523d71
 class MetricsLog:
     "Means of the losses since the last line, appended to metrics.jsonl (and to TensorBoard when asked)."
     def __init__(self, folder: Path, step: int, tensorboard: bool = False):

@@ -491,6 +491,7 @@ def write_rows(
     claim_folder(folder, settings)
     with in_turn(folder, 'building'): return _write_rows(folder, images, pictures, prepare, settings, max_rows, depends)
 
+# %% ../../nbs/2_data/02_data.coco.ipynb #66495357
 def _write_rows(folder, images, pictures, prepare, settings, max_rows, depends) -> tuple:
     keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')

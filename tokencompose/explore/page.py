@@ -115,6 +115,7 @@ def figure_html(
 ) -> str:
     return f'<figure>{inside}<figcaption style="border-color:{colour}">{html.escape(caption)}</figcaption></figure>'
 
+# %% ../../nbs/9_pages/01_explore.page.ipynb #73e1fca4
 def row_html(
     label: str,
     drawing: Drawing,
@@ -281,7 +282,7 @@ def light(self: Page):
     try:
         tokenizer = self.models.pipeline(self.model.value).tokenizer
         prompt = check_prompt(self.prompt.value, tokenizer)
-        words = words_in(prompt, tokenizer, self.find, self.named(), self.profile.noun_rule)
+        words = words_in(prompt, tokenizer, self.noun_finder, self.named(), self.profile.noun_rule)
     except Exception as error:  # whatever it is, the page outlives it
         self.lit.value = f'<div class="tc-lit">{html.escape(self.prompt.value)}</div>'
         return self.say(sentence(error), wrong=True)
@@ -291,7 +292,7 @@ def light(self: Page):
     self.say(strange or none, wrong=bool(strange))
 
 @patch(as_prop=True)
-def find(self: Page):
+def noun_finder(self: Page):
     "The tagger; None, with a note, where there is none."
     try: return self.models.tagger
     except (OSError, ValueError, ImportError) as error: self.note(f'Name the words yourself: {sentence(error)}')
@@ -365,6 +366,7 @@ def work(self: Page, request: Request):
     self.judge(rows)
     self.say(f'{len(rows)} of {len(request.rows)} drawn in {time.monotonic() - begun:.1f} seconds.')
 
+# %% ../../nbs/9_pages/01_explore.page.ipynb #fa32ecdb
 @patch
 def draw_row(self: Page, request: Request, method: str, label: str, model: str, begun: float):
     "Draw one row and show it as it comes."
@@ -372,7 +374,7 @@ def draw_row(self: Page, request: Request, method: str, label: str, model: str, 
     self.say(f'{label}: loading {model} ...')
     pipe = self.models.pipeline(model)
     prompt = check_prompt(request.prompt, pipe.tokenizer)
-    words = words_in(prompt, pipe.tokenizer, self.find, list(request.named), self.profile.noun_rule)
+    words = words_in(prompt, pipe.tokenizer, self.noun_finder, list(request.named), self.profile.noun_rule)
     if strange := strange_words(words, pipe.tokenizer): self.note(strange)
     last = 0.
     def after(drawing):
@@ -440,7 +442,7 @@ def prepare(self: Page):
     self.say('Loading the models ...')
     try:
         self.models.pipeline(self.model.value)
-        self.find  # loads the tagger
+        self.noun_finder  # loads the tagger
     except Exception as error: return self.say(sentence(error), wrong=True)
     finally: self.ready = True
     self.light()

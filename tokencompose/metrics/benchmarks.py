@@ -149,6 +149,7 @@ def benchmark_prompts(
     if benchmark in METRIC_BENCHMARKS['fid']: _check_references(rows, reference_folder(benchmark, data))
     return rows
 
+# %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #656caa6e
 def _drawn_captions(benchmark, settings, data) -> list:
     from tokencompose.metrics.fid import coco_captions, flickr_captions  # inside, as above
     if benchmark == 'flickr30k': return flickr_captions(data/'flickr30k', settings.prompts)

@@ -347,6 +347,7 @@ def _judge(look, todo, done, paths, hashes, folder, part, bar, prepare):
             bar.update(len(some))
         _write_part(folder, records)
 
+# %% ../../nbs/4_metrics/02_metrics.detection.ipynb #6eabe8c9
 def judge_pictures(
     look,  # Called with {(prompt id, round): path}, at most `batch`; gives a dict for each, in order
     images,  # Folder of pictures <prompt id>_<round>.png

@@ -173,6 +173,7 @@ def file_features(
                          'run this again when they are done.')
     return torch.stack([filed[hashes[str(path)]] for path in paths]).numpy()
 
+# %% ../../nbs/4_metrics/04_metrics.fid.ipynb #be91065a
 def _look(extractor, places, folder, side, batch, share, part, pool):
     "File what this process has to look at: hash -> picture."
     # batches are fixed, so that no number depends on interruptions or on other processes
@@ -188,7 +189,6 @@ def _look(extractor, places, folder, side, batch, share, part, pool):
             bar.update(len(images))
         new = [digest for digest in found if digest not in done]
         _file(folder, new, torch.stack([found[digest] for digest in new]), places)
-
 
 # %% ../../nbs/4_metrics/04_metrics.fid.ipynb #7cfdd7fa
 def _drawn(rows, count, seed, path, what) -> list:

@@ -121,6 +121,7 @@ class Score:
         low_high = '' if not self.interval else f' [{self.interval[0]:.{digits}f}, {self.interval[1]:.{digits}f}]'
         return f'{self.value:.{digits}f}{low_high}'
 
+# %% ../../nbs/7_tables/07_reporting.card.ipynb #e01de048
 def scores_of(model: TrainedModel) -> list:  # Of `Score`
     "What was measured of this very run."
     if not model.profile: return []
@@ -209,6 +210,7 @@ def _limits(model: TrainedModel) -> str:
 
 def _counted(n: dict) -> str: return ', '.join(f'{count} {what}' for what, count in n.items())
 
+# %% ../../nbs/7_tables/07_reporting.card.ipynb #8fbc2640
 def card_of(
     model: TrainedModel,
     repo: str = '',  # Name on the hub; the folder here when empty

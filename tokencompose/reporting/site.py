@@ -113,6 +113,7 @@ def _listing(folder: Path) -> str:
     listed = ''.join(f'- `{name}`\n' for name in names)
     return f'# {folder.name}\n\nWhat this folder of the repository holds.\n\n{listed}'
 
+# %% ../../nbs/7_tables/08_reporting.site.ipynb #dfcdd4aa
 def stage(
     root: Path,  # The repository
     out: Path,  # Receives the project
@@ -244,6 +245,7 @@ def build_site(
     shutil.rmtree(staged)
     return site_problems(out)
 
+# %% ../../nbs/7_tables/08_reporting.site.ipynb #aa1e9b53
 def _rewrite(path: Path, change):
     text = path.read_text(encoding='utf-8')
     if (better := change(text)) != text: path.write_text(better, encoding='utf-8')
