@@ -103,7 +103,7 @@ def test_every_load_of_weights_takes_numbers_only():
 
 # ---- archives and paths
 
-@pytest.mark.parametrize('name', ['../outside.txt', '/tmp/outside.txt', 'a/../../outside.txt', 'C:\\outside.txt', '..\\outside.txt'])
+@pytest.mark.parametrize('name', ['../outside.txt', '/outside.txt', 'a/../../outside.txt', 'C:\\outside.txt', '..\\outside.txt'])
 def test_archives_that_lead_out(tmp_path, name):
     with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z: z.writestr(zipfile.ZipInfo(name), 'x')
     with pytest.raises(ValueError, match='leads out of the folder: nothing was taken'): extract(tmp_path/'a.zip', [name], tmp_path/'in')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'PHASES', 'PARTS', 'random_pipeline', 'RandomData', 'new_run', 'both_kinds', 'synchronised', 'seconds_of',
-           'by_turns', 'ratio_of', 'Marks', 'Timed', 'profile_step', 'in_words', 'Kept', 'AuthorsManner',
+           'by_turns', 'ratio_of', 'Marks', 'Marked', 'profile_step', 'in_words', 'Kept', 'AuthorsManner',
            'draw_one_at_a_time', 'random_judge', 'write_noise', 'judge_one_at_a_time', 'Bench', 'new_bench',
            'if_it_fits', 'peak_gb', 'note_step', 'note_authors', 'time_step', 'time_large_step', 'time_sampling',
            'picture_flop', 'time_judging', 'line_through', 'grow_by', 'time_growth', 'run_parts', 'main']
@@ -195,7 +195,7 @@ class Marks:
         return spent
 
 # %% ../nbs/8_studies/00_benchmark.ipynb #8216093e
-class Timed:
+class Marked:
     "An object whose calls, or those of one method, are marked before and after; all else it does as it did."
     def __init__(self, inner, mark, before: str, after: str, method: str = '__call__'):
         self._inner, self._how = inner, (mark, before, after, method)
@@ -212,8 +212,8 @@ class Timed:
 def profile_step(run: Run, steps: int = 3) -> dict:  # Phase -> milliseconds
     "Supervised updates of a run, whose capture is open, in phases."
     mark = Marks(run.accelerator.device)
-    watched = dataclasses.replace(run, model=Timed(run.model, mark, 'data', 'forward'),
-                                  accelerator=Timed(run.accelerator, mark, 'loss', 'backward', 'backward'))
+    watched = dataclasses.replace(run, model=Marked(run.model, mark, 'data', 'forward'),
+                                  accelerator=Marked(run.accelerator, mark, 'loss', 'backward', 'backward'))
     for _ in range(steps):
         mark('start')
         update(watched)

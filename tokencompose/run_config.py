@@ -27,7 +27,7 @@ def _check_choices(config):
     if config.speed == 'graphs' and config.accumulation > 1: raise ValueError(
         f'speed: graphs replays one forward an update, and accumulation is {config.accumulation}: take whole.')
     if config.speed in ('whole', 'graphs') and config.gradient_checkpointing: raise ValueError(
-        f'speed: {config.speed} compiles what gradient_checkpointing would compute twice: leave that off, or take fast.')
+        f'speed: {config.speed} compiles what gradient_checkpointing computes twice: leave that off, or take fast.')
 
 # %% ../nbs/1_method/06_run_config.ipynb #48c695c5
 @dataclass(frozen=True)
@@ -291,4 +291,4 @@ def model_of(
 
 def _released(profile: str, method: str) -> str:
     if model := get_profile(profile).released_model(method): return model
-    raise ValueError(f'The authors published no weights for profile {profile}: {method} is a row at sd14 and sd21.')
+    raise ValueError(f'{method}: the authors published no weights for profile {profile}, choose sd14 or sd21.')

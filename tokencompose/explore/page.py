@@ -320,7 +320,7 @@ def asked(self: Page) -> Request:
         model = self.trained.value if name == TRAINED else self.model.value
         if name == TRAINED and not model.strip(): self.note(how_to_train(self.profile.name))
         else: rows.append((name, labels[name], model.strip()))
-    if not rows and not self.notes: raise ValueError(f'No row is chosen of {", ".join(labels.values())}: tick one.')
+    if not rows and not self.notes: raise ValueError(f'No row is chosen of {", ".join(labels.values())}: choose one.')
     changes = dict(seed=self.seed.value, inference_steps=self.steps.value, guidance_scale=self.guidance.value)
     return Request(prompt, tuple(self.named()), tuple(rows), Recipe.from_params({**self.recipe.to_dict(), **changes}))
 
@@ -370,7 +370,7 @@ def work(self: Page, request: Request):
 @patch
 def draw_row(self: Page, request: Request, method: str, label: str, model: str, begun: float):
     "Draw one row and show it as it comes."
-    if request.stopped.is_set(): raise Stopped
+    if request.stopped.is_set(): raise Stopped(f'{label} was stopped: draw again.')
     self.say(f'{label}: loading {model} ...')
     pipe = self.models.pipeline(model)
     prompt = check_prompt(request.prompt, pipe.tokenizer)
@@ -379,7 +379,7 @@ def draw_row(self: Page, request: Request, method: str, label: str, model: str, 
     last = 0.
     def after(drawing):
         nonlocal last
-        if request.stopped.is_set(): raise Stopped
+        if request.stopped.is_set(): raise Stopped(f'{label} was stopped: draw again.')
         self.drawings[label] = drawing
         self.bar.value += 1
         now = time.monotonic()

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from ..core import file_sha256, hash_of, read_json, resolve
 from ..profiles import Profile
-from ..data.fetch import MULTIGEN_SHA256
+from ..data.classes import MULTIGEN_SHA256
 from .multigen import ADE20K_UNSEEN, draw_prompts, read_prompts
 from .visor import read_visor, visor_prompts, visor_subset
 from .compbench import read_compbench

@@ -95,7 +95,7 @@ def prompt_problem(row) -> str:
     for key, kind in (('unique_id', int), ('num_objects', int), ('text', str)):
         if type(row.get(key)) is not kind:
             return f'{key} should be {"a number" if kind is int else "a text"}, got {row.get(key)!r}'
-    if row['num_objects'] > len(row): return f'num_objects is {row["num_objects"]}, more than the row has keys'
+    if row['num_objects'] > len(row): return f'num_objects is {row["num_objects"]}, but must be at most {len(row)}'
     expected = [f'obj_{i}_attributes' for i in range(1, row['num_objects'] + 1)]
     if not expected or sorted(k for k in row if k.startswith('obj_')) != sorted(expected):
         wanted = ', '.join(expected) or 'one or more obj_i_attributes'

@@ -219,7 +219,8 @@ def card_of(
     scores, name = scores_of(model), repo.partition('/')[2] or model.folder.name
     exact = model.method in METHODS and METHODS[model.method].masks == 'exact'
     return ModelCard.from_template(
-        card_head(model, scores, name), template_path=str(card_template()), name=name, label=model.label, about=_about(model),
+        card_head(model, scores, name), template_path=str(card_template()), name=name, label=model.label,
+        about=_about(model),
         base=_place(model.config['model']), repo=repo or _place(str(model.pipeline)), recipe=recipe_rows(model),
         data=data_facts(model), masks='of the annotations' if exact else 'found by models, or as the folder has them',
         scores=scores, counted=_counted, commands='\n'.join([train_command(model), *score_commands(model)]),

@@ -7,7 +7,7 @@ __all__ = ['shown_cells', 'meant', 'relinked', 'site_pages', 'quarto_config', 'o
            'without_imports', 'fetched', 'dead_links', 'site_problems', 'build_site', 'main']
 
 # %% ../../nbs/7_tables/08_reporting.site.ipynb #a59aee19
-import html, os, re, shutil
+import html, os, re, shutil, sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from fastcore.script import call_parse
@@ -177,7 +177,8 @@ def without_imports(sheet: str) -> str:  # CSS
 
 # %% ../../nbs/7_tables/08_reporting.site.ipynb #bfbf34ca
 _FETCHED = re.compile(r'<(?:script|img|source|iframe|audio|video|embed)\b[^>]*?\bsrc="([^"]*)"'
-                      r'|<link\b(?=[^>]*\brel="(?:stylesheet|icon|preload|modulepreload|preconnect)")[^>]*?\bhref="([^"]*)"'
+                      r'|<link\b(?=[^>]*\brel="(?:stylesheet|icon|preload|modulepreload|preconnect)")'
+                      r'[^>]*?\bhref="([^"]*)"'
                       r'|url\(["\']?([^"\')]+)|\bfrom ["\'](https?:[^"\']+)')
 _HREF = re.compile(r'<a\b[^>]*?\bhref="([^"]*)"')
 _ID = re.compile(r'\b(?:id|name)="([^"]+)"')
@@ -230,7 +231,7 @@ def build_site(
     "Build the site; problems are for the caller to judge."
     try: from smalldocs.site import build
     except ModuleNotFoundError: raise ModuleNotFoundError(
-        'The site is made by smalldocs, which is not installed: pip install -e .[dev], or make setup.') from None
+        'The site is made by `smalldocs`, which is not installed: run `make setup`, or pip install -e .[dev].') from None
     root, out = repo_root(), Path(out)
     staged = out.with_name(f'.{out.name}.tmp')
     shutil.rmtree(staged, ignore_errors=True)
@@ -258,4 +259,4 @@ def main(out: str = '_docs'):  # Folder of the site, below the repository
     for problem in problems: print(problem)
     pages = sum(1 for _ in folder.rglob('*.html'))
     print(f'{pages} pages in {out}/, {len(problems)} problems. Open {out}/index.html.')
-    if problems: raise SystemExit(1)
+    if problems: sys.exit(1)
