@@ -66,11 +66,11 @@ def cluster(tmp_path, monkeypatch):
 
 def submitted(cluster):
     "Exit code and output of snakemake; its process number is known to the jobs."
-    command = [sys.executable, '-m', 'snakemake', '--quiet', 'rules', '--workflow-profile', 'profile', '--slurm-init-seconds-before-status-checks', '1', '--latency-wait', '5', '--retries', '0']
+    command = [sys.executable, '-m', 'snakemake', '--quiet', 'rules', '--workflow-profile', 'profile', '--slurm-init-seconds-before-status-checks', '1', '--max-status-checks-per-second', '1', '--latency-wait', '5', '--retries', '0']
     path = f'{cluster/"bin"}:{os.environ["PATH"]}'
     with open(cluster/'said', 'w') as said: process = subprocess.Popen(command, cwd=cluster/'work', env=os.environ | dict(PATH=path), stdout=said, stderr=said)
     (cluster/'work'/'pid').write_text(str(process.pid))
-    return process.wait(300), (cluster/'said').read_text()
+    return process.wait(600), (cluster/'said').read_text()
 
 
 def arguments(cluster, job): return (cluster/'jobs'/str(job)/'arguments').read_text()
