@@ -40,7 +40,7 @@ export SLURM_JOB_ID=$id CUDA_VISIBLE_DEVICES=3
 (cd work; if sh -c "$command" > ../jobs/$id/said 2>&1; then echo COMPLETED; else echo FAILED; fi > ../jobs/$id/state) > /dev/null 2>&1 &
 echo $id
 """
-SACCT = """#!/bin/sh
+STATES = """#!/bin/sh
 cd {place}/jobs 2>/dev/null && for id in *; do echo "$id|$(cat $id/state)"; done
 """
 SRUN = """#!/bin/sh
@@ -51,9 +51,9 @@ exec "$@"
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    "A folder for work, and the five programs of a cluster that the plugin calls."
+    "A folder for work, and the programs of a cluster that the plugin calls."
     (tmp_path/'bin').mkdir()
-    for name, text in dict(sbatch=SBATCH, sacct=SACCT, srun=SRUN, scancel='#!/bin/sh\n', sacctmgr='#!/bin/sh\necho me\n').items():
+    for name, text in dict(sbatch=SBATCH, sacct=STATES, squeue=STATES, srun=SRUN, scancel='#!/bin/sh\n', sacctmgr='#!/bin/sh\necho me\n').items():
         (tmp_path/'bin'/name).write_text(text.format(place=tmp_path) if '{place}' in text else text)
         (tmp_path/'bin'/name).chmod(0o755)
     (tmp_path/'work'/'profile').mkdir(parents=True)
