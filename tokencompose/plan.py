@@ -79,7 +79,7 @@ class GraphJob:
 def job_flops(
     settings: Profile,
     job: GraphJob,
-) -> tuple:  # Arithmetic, and whether it is in the precision of training
+) -> tuple:  # Arithmetic, and whether it is in half precision
     "What a job computes; 0 for what is not the GPU's."
     s = settings
     if job.rule == 'train':
@@ -88,7 +88,7 @@ def job_flops(
     if job.rule == 'select_captions': return s.train_images*flops_of(clip_stage, s), False
     if job.rule == 'segment': return s.train_images*6*10**12, False  # SAM ViT-H 5.9 TFLOP a picture, the boxes beside it
     if job.rule == 'sample':
-        return pictures_of(s, job['benchmark'])*_drawn(s, parse_run(job['run'])[0]), False
+        return pictures_of(s, job['benchmark'])*_drawn(s, parse_run(job['run'])[0]), s.sample_precision != 'no'
     if job.rule == 'evaluate': return pictures_of(s, job['benchmark'])*_judged(s, job['benchmark']), False
     if job.rule == 'evaluate_model': return _probed(s, job['probe']), False
     if job.rule == 'latency': return 23*7*_drawn(s, 'layout'), False
@@ -143,7 +143,7 @@ def drawn(said: str) -> str:
 def plan_table(
     settings: Profile,
     jobs: list,  # From `graph_jobs`
-    bf16: float = 85.,  # Trillions of operations a second that training in bf16 or fp16 is assumed to reach
+    bf16: float = 85.,  # Trillions of operations a second that training and drawing in bf16 or fp16 are assumed to reach
     float32: float = 20.,  # The same for everything else
     price: float = 2.,  # Of an hour of one GPU
 ) -> pd.DataFrame:  # Index rule and what it is about; jobs, GPU hours, money
@@ -162,7 +162,7 @@ def plan_table(
 
 def assumptions(bf16: float, float32: float, price: float, currency: str = 'dollars') -> str:
     "What a plan rests on, in words."
-    return (f'Counted from shapes, not measured: training at {bf16:g} TFLOP/s where it is in half precision, all else '
+    return (f'Counted from shapes, not measured: training and drawing at {bf16:g} TFLOP/s in half precision, all else '
             f'at {float32:g} (an A100 reaches about this: 28 % of its peak in the best public training runs, and '
             f'single precision without TF32 in the matrix products otherwise). Rivals and inversions at their upper '
             f'bounds. One GPU hour: {price:g} {currency}. Nothing for fetching, loading and the processor.')
@@ -174,7 +174,7 @@ def main(
     figures: str = '',  # Such as "table1 table2", the profile's own when empty
     row: str = '',  # One row of these tables alone, such as released_a
     everything: bool = False,  # Also what is there already
-    bf16: float = 85.,  # TFLOP/s of training in half precision
+    bf16: float = 85.,  # TFLOP/s of training and drawing in half precision
     float32: float = 20.,  # TFLOP/s of everything else
     price: float = 2.,  # Of a GPU hour
     graph: bool = False,  # Draw which step waits for which instead, as Mermaid
