@@ -86,7 +86,7 @@ def job_flops(
         return s.steps*s.batch_size*s.accumulation*flops_of(training_stage, s), s.mixed_precision != 'no'
     if job.rule == 'encode': return (s.train_images + s.val_images)*flops_of(encoding_stage, s), False
     if job.rule == 'select_captions': return s.train_images*flops_of(clip_stage, s), False
-    if job.rule == 'segment': return s.train_images*6*10**12, False  # SAM ViT-H 5.9 TFLOP a picture, the boxes beside it
+    if job.rule == 'segment': return s.train_images*6*10**12, False  # SAM ViT-H 5.9 TFLOP a picture, and the boxes
     if job.rule == 'sample':
         return pictures_of(s, job['benchmark'])*_drawn(s, parse_run(job['run'])[0]), s.sample_precision != 'no'
     if job.rule == 'evaluate': return pictures_of(s, job['benchmark'])*_judged(s, job['benchmark']), False
@@ -143,7 +143,7 @@ def drawn(said: str) -> str:
 def plan_table(
     settings: Profile,
     jobs: list,  # From `graph_jobs`
-    bf16: float = 85.,  # Trillions of operations a second that training and drawing in bf16 or fp16 are assumed to reach
+    bf16: float = 85.,  # TFLOP/s that training and drawing in half precision are assumed to reach
     float32: float = 20.,  # The same for everything else
     price: float = 2.,  # Of an hour of one GPU
 ) -> pd.DataFrame:  # Index rule and what it is about; jobs, GPU hours, money
