@@ -19,7 +19,7 @@ rule paper_figure:
     input: 'trained'
     output: 'figure'
     threads: 1
-    shell: 'echo figure >> ran; if [ ! -e killed ]; then touch killed; kill -9 $(cat pid); sleep 60; fi; touch figure'
+    shell: 'echo figure >> ran; if [ ! -e killed ]; then touch killed; kill -9 $(cat pid); exit 1; fi; touch figure'
 
 rule train:
     output: 'trained'
