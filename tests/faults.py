@@ -96,18 +96,30 @@ def spent(output) -> float: return float(output.rpartition('spent ')[2].split()[
 
 
 def random_kills(work, place, out, count, seed=0) -> dict:
-    "SIGKILL after a random share of the seconds that the whole takes; done again each time, and compared."
+    "SIGKILL after a random share of the seconds that the whole takes; done again each time, and compared. Goes on after what is recorded."
     code, said = run(work, place, out/'whole')
     assert code == 0, said
-    whole, wanted, seen = spent(said), result_of(work, out/'whole'), []
-    for n in range(count):
+    whole, wanted, each = spent(said), result_of(work, out/'whole'), recorded(f'kills of {work}').get('each', [])
+    for n in range(len(each), count):
         moment = float(keyed_rng(seed, work, n).uniform(0, whole))
         code, said = run(work, place, out/f'{n}', LATER.format(seconds=moment))
         found = sorted(path.name for path in (out/f'{n}').rglob('step-*'))
         again = run(work, place, out/f'{n}')
         assert again[0] == 0, again[1]
-        seen.append(dict(seconds=round(moment, 2), killed=code == -signal.SIGKILL, checkpoints=found, same=result_of(work, out/f'{n}') == wanted))
-    return dict(kills=sum(row['killed'] for row in seen), same=sum(row['same'] for row in seen), runs=count, seconds=round(whole, 2), each=seen)
+        each = [*each, dict(seconds=round(moment, 2), killed=code == -signal.SIGKILL, checkpoints=found, same=result_of(work, out/f'{n}') == wanted)]
+        record(f'kills of {work}', counted(each) | dict(seconds=round(whole, 2)))
+    return counted(each)
+
+
+def counted(each) -> dict:
+    "Sums over kills, and each of them."
+    return {name: sum(row[name] for row in each) for name in ('same', 'told') if all(name in row for row in each)} | dict(kills=sum(row['killed'] for row in each), runs=len(each), each=each)
+
+
+def recorded(name) -> dict:
+    "What the file that FAULTS_RECORD names holds already."
+    path = Path(os.environ.get('FAULTS_RECORD') or 'none')
+    return json.loads(path.read_text()).get(name, {}) if path.is_file() else {}
 
 
 def record(name, value):

@@ -1,6 +1,7 @@
 """Everything long can be killed at any moment, and every fault of disk, input or clock ends in one sentence with the last good state kept.
 
-The long form, `FAULTS_RECORD=paper_figures/records/studies/faults.json pytest -m long tests/test_faults.py`, kills at random moments and writes what nbs/8_studies/faults.ipynb shows."""
+The long form, `FAULTS_RECORD=paper_figures/records/studies/faults.json pytest -m long tests/test_faults.py`, kills at random moments and writes what nbs/8_studies/faults.ipynb shows, kill by kill: stopped
+and begun again it goes on. FAULTS_KILLS (20) says how many, FAULTS_MINUTES (120) how long the training is whose memory is watched."""
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import time
 
 import pytest
 import torch
-from faults import at_call, CODE, here, LATER, left_over, PROMPTS, prepared, random_kills, record, result_of, run, spent, start
+from faults import at_call, CODE, counted, here, LATER, left_over, PROMPTS, prepared, random_kills, record, recorded, result_of, run, spent, start
 from processes import run_python
 
 from tokencompose.checkpoints import checkpoints, newest_checkpoint
@@ -177,6 +178,9 @@ def test_two_writers(place, tmp_path, work, held, doing):
 
 # ---- the long form
 
+KILLS = int(os.environ.get('FAULTS_KILLS', 20))
+
+
 @contextlib.contextmanager
 def small_disk(folder, size='2m', options=''):
     "A file system of its own, where that may be mounted."
@@ -189,9 +193,8 @@ def small_disk(folder, size='2m', options=''):
 @pytest.mark.long
 @pytest.mark.parametrize('work', ['training', 'sampling', 'judging', 'data'])
 def test_twenty_kills_at_random_moments(place, tmp_path, work):
-    found = random_kills(work, place, tmp_path, 20)
-    record(f'kills of {work}', found)
-    assert found['same'] == 20 and found['kills'] >= 12
+    found = random_kills(work, place, tmp_path, KILLS)
+    assert found['same'] == found['runs'] >= KILLS and found['kills'] >= .6*KILLS
 
 
 def two_ranks(place, out, before=('', '')):
@@ -205,8 +208,9 @@ def two_ranks(place, out, before=('', '')):
 def test_twenty_kills_of_one_of_two_processes(place, tmp_path):
     ranks = two_ranks(place, tmp_path/'whole')
     assert [rank.wait(900) for rank in ranks] == [0, 0]
-    whole, wanted, each = min(spent(rank.output) for rank in ranks), result_of('training', tmp_path/'whole'), []
-    for n in range(20):
+    whole, wanted, name = min(spent(rank.output) for rank in ranks), result_of('training', tmp_path/'whole'), 'kills of one of two processes'
+    each = recorded(name).get('each', [])
+    for n in range(len(each), KILLS):
         out, victim, moment = tmp_path/f'{n}', n % 2, float(keyed_rng(0, 'two', n).uniform(0, whole))
         ranks = two_ranks(place, out, [LATER.format(seconds=moment) if rank == victim else '' for rank in range(2)])
         codes = [rank.wait(900) for rank in ranks]
@@ -214,10 +218,9 @@ def test_twenty_kills_of_one_of_two_processes(place, tmp_path):
         again = two_ranks(place, out)
         assert [rank.wait(900) for rank in again] == [0, 0], again[0].output + again[1].output
         told = codes[1 - victim] == 0 or 'another of the 2 processes has ended' in other
-        each.append(dict(seconds=round(moment, 2), killed=codes[victim] == -signal.SIGKILL, told=told, same=result_of('training', out) == wanted))
-    found = dict(kills=sum(row['killed'] for row in each), told=sum(row['told'] for row in each), same=sum(row['same'] for row in each), runs=20, each=each)
-    record('kills of one of two processes', found)
-    assert found['same'] == found['told'] == 20
+        each = [*each, dict(seconds=round(moment, 2), killed=codes[victim] == -signal.SIGKILL, told=told, same=result_of('training', out) == wanted)]
+        record(name, counted(each) | dict(seconds=round(whole, 2)))
+    assert all(row['same'] and row['told'] for row in each) and len(each) >= KILLS
 
 
 @pytest.mark.long
@@ -234,8 +237,8 @@ def test_a_full_disk_and_a_read_only_one(place, tmp_path):
 
 @pytest.mark.long
 def test_constant_memory(place, tmp_path):
-    "Resident memory while one training goes on for half an hour of one core: its slope by the updates done."
-    minutes = float(os.environ.get('FAULTS_MINUTES', 30))
+    "Resident memory while one training goes on for two hours of one core: its slope by the updates done."
+    minutes = float(os.environ.get('FAULTS_MINUTES', 120))
     code = CODE['training'].replace('steps=6', 'steps=10**7').replace('checkpoint_every=1', 'checkpoint_every=500').replace('log_every=1', 'log_every=50')
     watch = ('import os, threading, time\ndef watch():\n    while True:\n        time.sleep(5)\n'
              '        open(f"{out}/rss", "a").write(open("/proc/self/statm").read().split()[1] + f" {time.process_time()}\\n")\n'

@@ -10,9 +10,10 @@ __all__ = ['PUBLISHED_SHAPES', 'NOUNS', 'COLUMNS', 'GIB', 'CONTEXT', 'SLACK', 'S
            'training_table', 'allocated_peak', 'prediction_ratio', 'record_path', 'read_table', 'main']
 
 # %% ../nbs/8_studies/04_memory.ipynb #66188bc7
-import contextlib, dataclasses, functools, json, math, tempfile, weakref
+import bisect, contextlib, itertools, json, math, tempfile, weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
+import numpy as np
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -104,6 +105,7 @@ PUBLISHED_SHAPES = {  # hub id -> what its parts are built with
                            image_size=384, patch_size=16)),
     'facebook/mask2former-swin-small-coco-instance': dict(num_labels=80, num_queries=100)}
 
+# %% ../nbs/8_studies/04_memory.ipynb #e923535e
 def shapes_of(
     model: str,  # Hub id, or folder
 ) -> dict:
@@ -118,8 +120,9 @@ def shapes_of(
                      f'or one of {", ".join(PUBLISHED_SHAPES)}.')
 
 # %% ../nbs/8_studies/04_memory.ipynb #7b738c12
-_VAE = dict(in_channels=3, out_channels=3, latent_channels=4, layers_per_block=2, block_out_channels=(128, 256, 512, 512),
-            down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, norm_num_groups=32)
+_VAE = dict(in_channels=3, out_channels=3, latent_channels=4, layers_per_block=2,
+            block_out_channels=(128, 256, 512, 512), norm_num_groups=32,
+            down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4)
 
 def base_parts(
     settings: Profile,
@@ -151,16 +154,24 @@ def _autocast(unet, mixed_precision: str):
         with torch.autocast(unet.device.type, half, enabled=mixed_precision != 'no'): return unet(*args, **kwargs)
     return forward
 
+def _targets(capture, side: int, batch: int) -> GroundingTargets:
+    "Masks of invented nouns at the sizes of the maps."
+    scale = [int(name.partition('_')[2]) for name in capture.groups]
+    columns = _zeros(batch, COLUMNS)
+    masks = {(n, n): torch.ones(batch, NOUNS, n*n) for n in scale}
+    valid = {size: torch.ones(batch, NOUNS, dtype=torch.bool) for size in masks}
+    return GroundingTargets(columns, columns, masks, valid)
+
+# %% ../nbs/8_studies/04_memory.ipynb #3e9c4209
 def training_stage(
     settings: Profile,
-    ema: bool = False,  # A moving average of the weights
     accumulate: bool = False,  # The gradients of earlier forwards of the same update are there
 ):
     "One update, supervised, with the optimiser's state and whatever else lies on the device."
     parts, config = base_parts(settings), config_for(settings)
     unet = parts.unet.requires_grad_(True).train()
     if settings.gradient_checkpointing: unet.enable_gradient_checkpointing()
-    copies = [torch.empty_like(p) for p in unet.parameters() for _ in range(2 + ema)]
+    copies = [torch.empty_like(p) for p in unet.parameters() for _ in range(2)]
     if accumulate:
         for p in unet.parameters(): p.grad = torch.empty_like(p)
     scheduler = DDPMScheduler.from_config(parts.scheduler.config)
@@ -173,14 +184,6 @@ def training_stage(
         if not accumulate: unet.zero_grad()
     return step, [parts.unet, parts.vae, parts.text_encoder, *copies,
                   *(p.grad for p in unet.parameters() if p.grad is not None)]
-
-def _targets(capture, side: int, batch: int) -> GroundingTargets:
-    "Masks of invented nouns at the sizes of the maps."
-    scale = [int(name.partition('_')[2]) for name in capture.groups]
-    columns = _zeros(batch, COLUMNS)
-    masks = {(n, n): torch.ones(batch, NOUNS, n*n) for n in scale}
-    valid = {size: torch.ones(batch, NOUNS, dtype=torch.bool) for size in masks}
-    return GroundingTargets(columns, columns, masks, valid)
 
 # %% ../nbs/8_studies/04_memory.ipynb #beae588b
 def drawing_stage(settings: Profile, branches: int = 2):
@@ -325,18 +328,31 @@ CONTEXT, SLACK = .8, 1.1  # GiB of a driver's context and workspaces; what an al
 
 @dataclass
 class Peak:
-    "What a stage holds at most: `fixed` bytes and `each` for every picture of a batch."
-    fixed: float
-    each: float
-    batch: int = 1
+    "What a stage holds at most: bytes by pictures of a batch, where they were counted."
+    points: dict
 
-    def at(self, batch: int) -> float: return (self.fixed + self.each*batch)/GIB  # GiB
+    @property
+    def each(self) -> float:  # Bytes
+        "What a further picture costs in large batches."
+        (b0, m0), (b1, m1) = sorted(self.points.items())[-2:]
+        return (m1 - m0)/(b1 - b0)
+
+    def at(self, batch: int) -> float:  # GiB
+        batches, last = sorted(self.points), max(self.points)
+        beyond = (batch - last)*self.each if batch > last else 0
+        return float(np.interp(batch, batches, [self.points[b] for b in batches]) + beyond)/GIB
+
     def needed(self, batch: int) -> float: return SLACK*self.at(batch) + CONTEXT  # GiB, with the allowance
-    def most(self, size: float) -> int:
-        "The largest batch that a card of so many GB takes; 0 when none."
-        room = ((.97*size - CONTEXT)/SLACK)*GIB - self.fixed
-        return max(0, int(room//self.each)) if self.each > 0 else 0
 
+    def fits(self, batch: int, size: float) -> bool:
+        "Whether a card of so many GB takes a batch; 3 % of it are not to be had."
+        return self.needed(batch) <= .97*size
+
+    def most(self, size: float, limit: int = 10_000) -> int:
+        "The largest batch that a card of so many GB takes; 0 when none."
+        return bisect.bisect_left(range(1, limit + 1), True, key=lambda batch: not self.fits(batch, size))
+
+# %% ../nbs/8_studies/04_memory.ipynb #dd22e9f0
 def measured_peak(step, held, batch: int) -> int:  # Bytes
     "The most that tensors hold while a stage works on a batch."
     with PeakMemory(*held) as memory: step(batch)
@@ -345,17 +361,16 @@ def measured_peak(step, held, batch: int) -> int:  # Bytes
 def peak_of(
     stage,  # Function of a profile
     settings: Profile,
+    batch: int = 2,  # The one that matters
     fake: bool = True,  # Shapes only; real tensors where a model looks at values
     **options,
 ) -> Peak:
-    "Both parts of a stage's peak."
+    "A stage's peak at one picture, at a batch and at eight times that."
     with FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext():
         with PeakMemory(): step, held = stage(settings, **options)
-        one = measured_peak(step, held, 1)
-        if not fake: return Peak(sum(p.nbytes for m in held for p in m.parameters()), one - sum(
-            p.nbytes for m in held for p in m.parameters()))
-        two = measured_peak(step, held, 2)
-    return Peak(2*one - two, two - one)
+        if fake: return Peak({b: measured_peak(step, held, b) for b in {1, batch, 8*batch}})
+        one = measured_peak(step, held, 1)  # real arithmetic, for minutes: one picture has to do
+        return Peak({0: sum(p.nbytes for m in held for p in m.parameters()), 1: one})
 
 # %% ../nbs/8_studies/04_memory.ipynb #c3928ee6
 STAGES = {  # name -> (stage, options, field of the profile or number that is the batch)
@@ -387,47 +402,45 @@ def batch_of(settings: Profile, batch) -> int:
     instead = dict(rival_batch='sample_batch', inversion_batch='batch_size')
     return getattr(settings, batch) or getattr(settings, instead[batch])
 
+# %% ../nbs/8_studies/04_memory.ipynb #734e521d
 def memory_table(
     settings: Profile,
     stages: list = (),  # Names, all when empty
     cards: tuple = (24, 48, 80),  # GB
-) -> pd.DataFrame:  # Index stage; batch, GiB at it, fixed and each in GiB, most pictures that each card takes
+) -> pd.DataFrame:  # Index stage; batch, GiB at it, GiB of one picture and of each further, whether and how many fit
     "The peak of every stage."
     rows = {}
     for name in stages or STAGES:
         stage, options, batch = STAGES[name]
-        peak, batch = peak_of(stage, settings, name not in _REAL, **options), batch_of(settings, batch)
+        batch = batch_of(settings, batch)
+        peak = peak_of(stage, settings, batch, name not in _REAL, **options)
         print(f'{name}: {peak.needed(batch):.1f} GiB at a batch of {batch}', flush=True)
-        rows[name] = dict(batch=batch, GiB=peak.needed(batch), fixed=peak.fixed/GIB, each=peak.each/GIB,
-                          **{f'most on {size} GB': peak.most(size) for size in cards})
-    return pd.DataFrame(rows).T.rename_axis('stage')
+        fits = {f'fits {size}': 'yes' if peak.fits(batch, size) else 'no' for size in cards}
+        most = {f'most on {size}': peak.most(size) for size in cards}
+        rows[name] = dict(batch=batch, GiB=peak.needed(batch), one=peak.needed(1), each=SLACK*peak.each/GIB)
+        rows[name] |= fits | most
+    return pd.DataFrame.from_dict(rows, 'index').rename_axis('stage')
 
 # %% ../nbs/8_studies/04_memory.ipynb #8fb2aad2
 def training_table(
     settings: Profile,
     cards: tuple = (12, 16, 24, 48),  # GB
-) -> pd.DataFrame:  # Index precision, checkpointing, average, forwards; GiB, the smallest card
+) -> pd.DataFrame:  # Index precision, checkpointing, forwards, average; GiB, the smallest card
     "The peak of a training update of four pictures, by its options."
     rows = {}
-    for precision in ('no', 'bf16'):
-        for checkpointing in (False, True):
-            own = settings.replace(mixed_precision=precision, gradient_checkpointing=checkpointing)
-            for forwards in ('1 x 4', '4 x 1'):
-                peak = peak_of(training_stage, own, accumulate=forwards != '1 x 4')
-                for average in (False, True):
-                    more = average*_weights_of_unet(own)
-                    gib = dataclasses.replace(peak, fixed=peak.fixed + more).needed(int(forwards[-1]))
-                    key = dict(no='float32', bf16='bf16')[precision], checkpointing, average, forwards
-                    rows[key] = dict(GiB=gib, fits=next((f'{c} GB' for c in cards if gib <= .97*c), 'none'))
-    names = ['precision', 'checkpointing', 'average', 'forwards x pictures']
+    for precision, checkpointing, forwards in itertools.product(('no', 'bf16'), (False, True), (1, 4)):
+        own, pictures = settings.replace(mixed_precision=precision, gradient_checkpointing=checkpointing), 4//forwards
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            with PeakMemory(): step, held = training_stage(own, accumulate=forwards > 1)
+            counted = measured_peak(step, held, pictures)
+        for average in (False, True):  # it lies there all the time
+            peak = Peak({pictures: counted + average*sum(p.nbytes for p in held[0].parameters())})
+            name = dict(no='float32', bf16='bf16')[precision], checkpointing, f'{forwards} x {pictures}', average
+            smallest = next((f'{card} GB' for card in cards if peak.fits(pictures, card)), 'none')
+            rows[name] = dict(GiB=peak.needed(pictures), fits=smallest)
+            print(*name, f'{peak.needed(pictures):.1f} GiB', flush=True)
+    names = ['precision', 'checkpointing', 'forwards x pictures', 'average']
     return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=names))
-
-@functools.cache
-def _unet_bytes(model: str) -> int:
-    with FakeTensorMode():
-        return sum(p.nbytes for p in UNet2DConditionModel.from_config(shapes_of(model)['unet']).parameters())
-
-def _weights_of_unet(settings) -> int: return _unet_bytes(settings.model)
 
 # %% ../nbs/8_studies/04_memory.ipynb #ac474c8e
 def allocated_peak(step, batch: int) -> int:  # Bytes beyond what was there before

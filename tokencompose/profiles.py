@@ -163,10 +163,7 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
         number = [m.name for m in METHODS.values() if m.kind == 'released'].index(method)
         return self.released[number] if number < len(self.released) else ''
 
-    def seeds_of(
-        self,
-        method: str,
-    ) -> tuple:
+    def seeds_of(self, method: str) -> tuple:
         "The training seeds of a method's row."
         row = get_method(method)
         return self.side_seeds or self.seeds if row.layers or row.masks != 'automatic' else self.seeds

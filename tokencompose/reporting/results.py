@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'toy_result', 'Metric', 'metric_info', 'result_path', 'check_result', 'unit_arrays', 'save_result',
-           'load_results', 'pooled', 'run_scores']
+           'load_results', 'commits_line', 'pooled', 'run_scores']
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #59f4139d
+from collections import Counter
 import math, numbers
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,15 @@ def _check_place(result, path, profile, root):
     here, names = (path.parent.name, path.stem), (expected.stem, f'{method}-seed{seed}')  # seed 0 may say so
     if result['profile'] != profile or here not in [(metric, name) for name in names]:
         raise ValueError(f'{path}: its content belongs at {expected}; move it or delete it.')
+
+# %% ../../nbs/7_tables/01_reporting.results.ipynb #76b47c00
+def commits_line(
+    results: list,
+) -> str:
+    "Which commits of this repository made some results, and how many each, the most frequent first."
+    counts = Counter(r['provenance'].get('commit') or 'unknown' for r in results)
+    def short(name): return name[:10] + '+changes'*name.endswith('+changes')
+    return 'commits: ' + (', '.join(f'{short(name)} ({n})' for name, n in counts.most_common()) or 'none')
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #660b9965
 _POOLED = ['profile', 'metric', 'method', 'name', 'value', 'low', 'high', 'std', 'seeds', 'seed_low', 'seed_high',
