@@ -118,7 +118,7 @@ def test_buckets_cut_masks_with_their_pictures_and_the_losses_follow(place, tmp_
     assert {tuple(part.moments.shape[-2:]) for part in data.parts} == {(12, 20), (16, 16), (20, 12)} and sorted(sum(data.rows, [])) == list(range(6))
     whole = training.files_of(own, pipe.tokenizer)
     for latent, rows in zip([(12, 20), (16, 16), (20, 12)], data.rows, strict=True):
-        part = training.part_of(whole, rows, tuple(4*side for side in latent))
+        part = training.bucket_part(whole, rows, tuple(4*side for side in latent))
         items = [part[i] for i in range(len(part))]
         for item in items:  # the red disc is where its mask is
             red = (item['pixel_values'][0] > .5) & (item['pixel_values'][1:].amax(0) < 0)

@@ -28,7 +28,9 @@ def _check_choices(config):
     if config.speed == 'graphs' and config.accumulation > 1: raise ValueError(
         f'speed: graphs replays one forward an update, and accumulation is {config.accumulation}: take whole.')
     if config.speed in ('whole', 'graphs') and config.gradient_checkpointing: raise ValueError(
-        f'speed: {config.speed} compiles what gradient_checkpointing would compute twice: leave that off, or take fast.')
+        f'speed: {config.speed} compiles what gradient_checkpointing would compute twice: '
+        'leave that off, or take fast.')
+    _check_options(config)
 
 def _check_options(config):
     "Refuse options that the rest of the run does not allow."
@@ -134,7 +136,6 @@ class TrainConfig(TrainingOptions):
         object.__setattr__(self, 'averages', decays)
         for name in ('lr', 'token_loss_scale', 'pixel_loss_scale', 'ema'):
             if getattr(self, name) < 0: raise ValueError(f'{name}: must not be negative, got {getattr(self, name)}.')
-        _check_options(self)
 
     @property
     def supervised(self) -> bool: return self.token_loss_scale > 0 or self.pixel_loss_scale > 0

@@ -36,7 +36,7 @@ from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled, Packed
 from .attention import cross_attention_groups
 from .core import hash_of
 from .data.dataset import sides_of
-from .data.buckets import bucket_rows, bucket_sizes, BucketedDataset, BucketOrder, part_of
+from .data.buckets import bucket_rows, bucket_sizes, BucketedDataset, BucketOrder, bucket_part
 from .options import dropped_captions, empty_states, scheduled_lr, snr_weights, without_captions
 from .lora import add_lora, check_installed, plain_unet, save_lora
 from .probing import grounding_share
@@ -152,7 +152,7 @@ def cached_dataset(
     if rows: dataset.rows = dataset.rows[:rows]
     place = resolve(config.cache) if config.cache else cache_folder()
     buckets = buckets_of(dataset, pipe, config) if config.aspect_buckets and not held_out else {}
-    parts = [part_of(dataset, *found) for found in zip(buckets.values(), buckets)] or [dataset]
+    parts = [bucket_part(dataset, *found) for found in zip(buckets.values(), buckets)] or [dataset]
     for part in parts: cache = encode_cache(part, pipe.vae, pipe.text_encoder, place, share=share)
     if wait: wait()
     cached = [CachedDataset(part, cache, target_sizes(pipe, config, part.resolution)) for part in parts]
@@ -467,6 +467,7 @@ def loss_row(denoise_loss, grounding, config: TrainConfig) -> dict:  # name -> d
         row.update(supervised_nouns=torch.as_tensor(grounding.supervised, dtype=torch.float32))
     return {k: v.detach().float() for k, v in row.items()}
 
+# %% ../nbs/1_method/08_training.ipynb #941af966
 class MetricsLog:
     "Means of the losses since the last line, appended to metrics.jsonl (and to trackers when asked)."
     def __init__(
