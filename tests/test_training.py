@@ -110,7 +110,7 @@ def test_averages_of_a_command_line():
 
 
 @pytest.mark.parametrize('changes, message', [(dict(mixed_precision='half'), "mixed_precision: expected no or bf16 or fp16, got 'half'"),
-    (dict(lr_schedule='cosine'), "lr_schedule: expected constant or linear, got 'cosine'"), (dict(averages=(.9, 1.)), r'averages: decays must lie between 0 and 1, got \[0.9, 1.0\]'), (dict(averages=('much',)), 'decays must lie between 0 and 1'),
+    (dict(lr_schedule='steps'), "lr_schedule: expected constant or linear or cosine, got 'steps'"), (dict(averages=(.9, 1.)), r'averages: decays must lie between 0 and 1, got \[0.9, 1.0\]'), (dict(averages=('much',)), 'decays must lie between 0 and 1'),
     (dict(speed='quick'), "speed: expected exact or fast or whole or graphs, got 'quick'"), (dict(speed='graphs', accumulation=2), 'graphs replays one forward an update'),
     (dict(speed='whole', gradient_checkpointing=True), 'leave that off, or take fast')])
 def test_recipes_that_cannot_be(changes, message):

@@ -186,6 +186,13 @@ class CachedDataset:
 
     def __len__(self): return len(self.ids)
 
+    @property
+    def parts(self) -> list: return [self]  # of one size each; `data.buckets` has several
+
+    def located(self, indices) -> tuple:  # (number of the part, long tensor of places in it)
+        "Where samples lie."
+        return 0, torch.as_tensor(indices, dtype=torch.long).cpu()
+
     def batch(
         self,
         indices,  # Samples, a list or long tensor

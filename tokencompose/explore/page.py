@@ -206,7 +206,7 @@ def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
         trained=widgets.Combobox(value=trained, options=trained_folders(), description='trained', ensure_option=False,
                                  placeholder='folder or hub id of a trained pipeline', layout=wide, **named),
         seed=widgets.BoundedIntText(recipe.seed, 0, 2**31 - 1, description='seed', **named),
-        steps=widgets.BoundedIntText(recipe.inference_steps, 1, 1000, description='steps', **named),
+        steps=widgets.BoundedIntText(recipe.inference_steps, 1, 999, description='steps', **named),
         guidance=widgets.BoundedFloatText(recipe.guidance_scale, min=0, max=50, step=.5, description='guidance',
                                           **named),
         rows={name: widgets.Checkbox(name in rows, description=label, indent=False, layout=narrow)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from ..stats import bootstrap_interval
-from ..data.masks import mask_fractions
+from ..data.masks import share_inside
 
 # %% ../../nbs/4_metrics/08_metrics.overlap.ipynb #75ee9e7b
 def _check_pairs(maps, masks):
@@ -41,8 +41,7 @@ def mass_inside(
 ) -> torch.Tensor:  # (N,) between 0 and 1; not a number for an empty mask or a map that is zero everywhere
     "Share of each map's attention that falls on its object, cells weighted by their covered area."
     maps, masks = _check_pairs(maps, masks)
-    covered = mask_fractions(masks, maps.shape[-2:]).to(maps.device)
-    return _undefined((maps*covered).flatten(1).sum(1)/maps.flatten(1).sum(1), masks)
+    return _undefined(share_inside(maps, masks), masks)
 
 # %% ../../nbs/4_metrics/08_metrics.overlap.ipynb #50dd510d
 THRESHOLDS = (.3, .4, .5)
