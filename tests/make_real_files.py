@@ -25,9 +25,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tokencompose.core import file_sha256, write_json, write_jsonl
-from tokencompose.data.classes import ADE20K_100, COCO_80
+from tokencompose.data.classes import ADE20K_100, COCO_80, MULTIGEN_SHA256
 from tokencompose.data.dataset import write_dataset
-from tokencompose.data.fetch import MULTIGEN_SHA256
 from tokencompose.data.masks import load_mask
 from tokencompose.metrics.multigen import draw_prompts, save_prompts
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COCO_URL', 'VSR_URL', 'COMPBENCH_URL', 'GENEVAL_URL', 'ARCHIVE_SHA256', 'ARCHIVE_BYTES', 'COMPBENCH_FILES',
-           'MULTIGEN_URL', 'MULTIGEN_SHA256', 'LOCK', 'ANNOTATIONS', 'Source', 'vsr_sources', 'archive_source',
-           'prompt_sources', 'multigen_sources', 'NotThere', 'FetchError', 'download', 'read_lock', 'fetch', 'extract',
+           'MULTIGEN_URL', 'LOCK', 'ANNOTATIONS', 'Source', 'vsr_sources', 'archive_source', 'prompt_sources',
+           'multigen_sources', 'NotThere', 'FetchError', 'download', 'read_lock', 'fetch', 'extract',
            'fetch_annotations', 'listed_photos', 'photo_sources', 'fetch_photos']
 
 # %% ../../nbs/2_data/13_data.fetch.ipynb #fdc2a2a1
@@ -17,6 +17,7 @@ from pathlib import Path
 import requests
 from ..core import file_sha256, Progress, read_jsonl, write_jsonl, write_text
 from ..processes import in_turn
+from .classes import MULTIGEN_SHA256
 from .masks import open_picture
 from .coco import checked_item, items_by_id, listed_images, read_annotations
 
@@ -85,9 +86,6 @@ def prompt_sources(
 # %% ../../nbs/2_data/13_data.fetch.ipynb #9172a7c4
 _TOKENCOMPOSE_COMMIT = 'b91b0b280b76a56696c3c2d4241f32cdbd267204'
 MULTIGEN_URL = f'{_RAW}/mlpc-ucsd/TokenCompose/{_TOKENCOMPOSE_COMMIT}/multigen'
-MULTIGEN_SHA256 = {
-    'coco_obj_comp_5_1k.json': 'fdac55817fbab0dc3710e60b82a8b238e41a1ed771660b6050e27ba96dea35cd',
-    'ade20k_obj_comp_5_1k.json': '5e30e03d4ce55c2d5bc99e40976ff392c79a8ff5e3f374188b3748da5ad52618'}
 
 def multigen_sources(
     base: str = MULTIGEN_URL,  # Address of the folder that holds the two files

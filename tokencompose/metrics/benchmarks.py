@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core import file_sha256, hash_of, read_json, resolve
 from ..profiles import Profile
 from ..params import parts_of
+from ..data.classes import MULTIGEN_SHA256
 from .multigen import ADE20K_UNSEEN, draw_prompts, read_prompts
 from .visor import read_visor, visor_prompts, visor_subset
 from .compbench import read_compbench
@@ -176,14 +177,10 @@ def _drawn_prompts(benchmark, settings, data, objects) -> list:
     return draw_prompts(list(classes), settings.prompts, seed=settings.prompt_seed, objects=objects)
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #f8a3aa80
-def _published() -> dict:  # Name of a file -> SHA-256
-    from tokencompose.data.fetch import MULTIGEN_SHA256  # inside: it comes with torch, and counting does without
-    return MULTIGEN_SHA256
-
-def _named(benchmark) -> str: return dict(zip(METRIC_BENCHMARKS['multigen'], _published()))[benchmark]
+_MULTIGEN_FILES = dict(zip(METRIC_BENCHMARKS['multigen'], MULTIGEN_SHA256))
 
 def _published_file(benchmark, data, objects: int = 5) -> Path:
-    path = Path(data)/'multigen'/_named(benchmark)
+    path = Path(data)/'multigen'/_MULTIGEN_FILES[benchmark]
     if objects != 5: raise ValueError(f'objects: the published prompts of {benchmark} ask for 5 things, not {objects}: '
                                       'leave it out, or have prompts drawn (-p prompt_source drawn).')
     if path.is_file(): return path
@@ -198,9 +195,9 @@ def which_prompts(
     "What a result says of the prompts that it is of."
     asked = [(row['unique_id'], row['text']) for row in rows]
     said = dict(count=len(rows), digest=hash_of(asked, 16))
-    if benchmark not in METRIC_BENCHMARKS['multigen']: return said
-    path = Path(data)/'multigen'/_named(benchmark)
-    if not path.is_file() or file_sha256(path) != _published()[path.name]: return said | dict(published=False)
+    if benchmark not in _MULTIGEN_FILES: return said
+    path = Path(data)/'multigen'/_MULTIGEN_FILES[benchmark]
+    if not path.is_file() or file_sha256(path) != MULTIGEN_SHA256[path.name]: return said | dict(published=False)
     own = [(row['unique_id'], row['text']) for row in read_prompts(path)]
     return said | dict(published=asked == own[:len(asked)])
 

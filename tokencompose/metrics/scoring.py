@@ -39,10 +39,10 @@ class DetectorScorer(PictureScorer):
         self.records = detect(detector, self.job.drawings, self.prompts, self.rounds, self.job.beside('detections'),
                               self.job.batch, keep_boxes=self.keep_boxes)
         self.device, threshold = detector.device, self.job.settings.judge_threshold
-        self.asked = (self.records, self.prompts, threshold, self.rounds)
-        return dict(self.measure(*self.asked, seed=self.job.seed), judge=f'{detector.label} above {threshold:g}')
+        self.given = (self.records, self.prompts, threshold, self.rounds)
+        return dict(self.measure(*self.given, seed=self.job.seed), judge=f'{detector.label} above {threshold:g}')
 
-    def table(self) -> pd.DataFrame: return self.tabulate(*self.asked, seed=self.job.seed)
+    def table(self) -> pd.DataFrame: return self.tabulate(*self.given, seed=self.job.seed)
 
 # %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #ea7dd3c6
 class MultigenScorer(DetectorScorer):
@@ -60,23 +60,23 @@ class MultigenScorer(DetectorScorer):
         "Scores of prompts that ask for something that no training image showed, apart from the others."
         held_out = held_out_sets(self.job.settings, self.job.data)
         if not all(split_prompts(self.prompts, held_out)): return None
-        records, prompts, threshold, rounds = self.asked
+        records, prompts, threshold, rounds = self.given
         return mg_split(records, prompts, held_out, threshold=threshold, rounds=rounds, seed=self.job.seed)
 
     def look(self):
-        found = found_array(*self.asked)
+        found = found_array(*self.given)
         for i, row in enumerate(self.prompts[:5]):
             seen = [name for name, there in zip(prompt_classes(row), found[i, 0]) if there]
             print(f'{row["unique_id"]}: asked {", ".join(prompt_classes(row))}; found {", ".join(seen) or "nothing"}')
         return image_grid([self.first()], col_titles=self.titles())
 
     def details(self) -> list:
-        rates = class_rates(*self.asked).round(1)
+        rates = class_rates(*self.given).round(1)
         return [rates] if self.apart is None else [rates, self.apart.round(1)]
 
     def keep(self, folder: Path, count: int = 6):
         "The first picture of the first prompts, with what was found in it."
-        numbers = dict(zip((row['unique_id'] for row in self.prompts), found_array(*self.asked)[:, 0].sum(axis=1)))
+        numbers = dict(zip((row['unique_id'] for row in self.prompts), found_array(*self.given)[:, 0].sum(axis=1)))
         self.keep_shown(folder, count, dict(found=lambda row: int(numbers[row['unique_id']])))
 
 # %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #efbbf36c
@@ -90,13 +90,13 @@ class VisorScorer(DetectorScorer):
         return settings.visor_judge, settings.visor_judge_revision
 
     def look(self):
-        both, correct = visor_outcomes(*self.asked)
+        both, correct = visor_outcomes(*self.given)
         for row, b, c in zip(self.prompts[:5], both[:, 0], correct[:, 0]):
             verdict = 'as asked' if c else 'both, not as asked' if b else 'not both'
             print(f'{row["unique_id"]}: {row["text"]}: {verdict}')
         return image_grid([self.first()], col_titles=self.titles())
 
-    def details(self) -> list: return [relation_rates(*self.asked).round(1)]
+    def details(self) -> list: return [relation_rates(*self.given).round(1)]
 
 # %% ../../nbs/4_metrics/16_metrics.scoring.ipynb #5288fd69
 class FrechetScorer(PictureScorer):
