@@ -32,10 +32,6 @@ FIGURES = {
     'figure4': {(run, 'examples') for run in run_names(P.methods('figure4'), P.seeds[:1])},
     'figure5': {(run, 'multigen_coco') for run in run_names(P.methods('figure5'), P.seeds[:1])},
 }
-def made(run, metric):
-    "The file that is written last; where a committed record was taken, the one that says so, which no rule makes."
-    taken = f'{RUNS}/results/{metric}/taken-{run}'
-    return taken if os.path.isfile(taken) else f'{RUNS}/results/{metric}/done-{run}'
 ASKED = str(config.get('figures') or ' '.join(P.figures)).replace(',', ' ').split()
 DAAM_ASKED = FIGURES['table4'] if 'table4' in ASKED else set()
 unknown = [name for name in ASKED if name not in FIGURES]
@@ -47,6 +43,25 @@ ROW_SCORES = [wanted for name in ASKED for wanted in FIGURES[name] if wanted[0] 
 if ROW and not ROW_SCORES:
     known = sorted({run for name in ASKED for run, _ in FIGURES[name]})
     raise ValueError(f'ROW: {", ".join(ASKED)} of profile {PROFILE} has no run {ROW}; it has {", ".join(known)}.')
+
+# Starting a notebook takes longer than judging 64 pictures. So what is still to be drawn of a run is drawn in one job, and
+# judged in another. The last file of a job is named by what was made together, such as frozen/visor+geneval: what is there
+# is not made again when more is asked for, and where it is out of date the same things are made together once more.
+ORDER = [*METRIC, *PROBES]
+WANTED = {wanted for name in ASKED for wanted in FIGURES[name] if not ROW or wanted[0] == ROW}
+
+def taken(run, score):
+    "Says that a committed record was taken, if one was; no rule makes it."
+    return f'{RUNS}/results/{score}/taken-{run}'
+def job_file(place, run, score, apart=()):
+    "The file of the job that makes a score, or its pictures, with the others of this run that are asked for and not there."
+    there = {one: name for name in sorted(os.listdir(f'{place}/{run}')) for one in name.split('+')} if os.path.isdir(f'{place}/{run}') else {}
+    if score in there or score in apart: return f'{place}/{run}/{there.get(score, score)}'
+    asked = [one for one in ORDER if (run, one) in WANTED and one not in (*there, *apart) and not os.path.isfile(taken(run, one))]
+    return f'{place}/{run}/' + '+'.join(asked if score in asked else [score])
+def made(run, score):
+    return taken(run, score) if os.path.isfile(taken(run, score)) else job_file(f'{RUNS}/results/done', run, score, apart=('daam',))
+def drawn(run, benchmark): return job_file(f'{RUNS}/images/done', run, benchmark, apart=PROBES)
 
 PYTHON = shlex.quote(sys.executable)  # the environment that runs this graph, whether or not it is on the PATH
 NOTEBOOKS = f'{RUNS}/notebooks'
@@ -73,7 +88,7 @@ TRAINED = [m.name for m in METHODS.values() if m.trained]
 NOT_TRAINED = [m.name for m in METHODS.values() if not m.trained]
 wildcard_constraints:
     run='|'.join([*NOT_TRAINED, rf'(?:{"|".join(TRAINED)})-seed\d+']), method='|'.join(TRAINED), seed=r'\d+', masks='automatic|exact',
-    benchmark='|'.join(METRIC), probe='|'.join(PROBES), kind='exact|val', figure='|'.join(FIGURES)
+    scores=r'[a-z0-9_]+(?:\+[a-z0-9_]+)*', kind='exact|val', figure='|'.join(FIGURES)
 
 rule all:
     input: [f'{RUNS}/paper_figures/{name}.ipynb' for name in ASKED]
@@ -141,36 +156,34 @@ rule train:
     resources: gpu=1
     shell: papermill(NOTEBOOKS + '/train-{wildcards.method}-seed{wildcards.seed}.ipynb', method='{wildcards.method}', seed='{wildcards.seed}', python=ON_GPU)
 
+def benchmarks(w): return [score for score in w.scores.split('+') if score in METRIC]
+def probes(w): return [score for score in w.scores.split('+') if score in PROBES]
+
 rule sample:
     input: 'nbs/sample.ipynb', trained, f'{DATA}/provenance.json', weights(P.model)
-    output: f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json'
+    output: touch(f'{RUNS}/images/done/' + '{run}/{scores}')
     params: asked=asked
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', benchmark='{wildcards.benchmark}', python=ON_GPU)
+    shell: papermill(NOTEBOOKS + '/sample-{wildcards.run}-{wildcards.scores}.ipynb', '{params.asked}', benchmark='{wildcards.scores}', python=ON_GPU)
 
 rule evaluate:
     input:
-        'nbs/evaluate.ipynb', f'{RUNS}/images/' + '{run}/{benchmark}/provenance.json',
-        lambda w: [path for judge in judges(METRIC[w.benchmark], P) for path in weights(judge)]
-    output: touch(f'{RUNS}/results/' + '{benchmark}/done-{run}')
-    params: asked=asked, metric=lambda w: METRIC[w.benchmark]
+        'nbs/evaluate.ipynb', trained,
+        lambda w: sorted({drawn(w.run, benchmark) for benchmark in benchmarks(w)}),
+        lambda w: sorted({path for benchmark in benchmarks(w) for judge in judges(METRIC[benchmark], P) for path in weights(judge)}),
+        lambda w: [f'{DATA}/tokencompose_val/provenance.json', *weights(P.model)] if probes(w) else [],
+        lambda w: made(w.run, 'daam') if 'examples' in probes(w) and (w.run, 'daam') in DAAM_ASKED else []  # its inversions are used again
+    output: touch(f'{RUNS}/results/done/' + '{run}/{scores}')
+    params:
+        asked=asked, metric=lambda w: '+'.join(dict.fromkeys([*(METRIC[name] for name in benchmarks(w)), *probes(w)])),
+        benchmark=lambda w: f'-p benchmark {"+".join(benchmarks(w))}' if benchmarks(w) else ''
     threads: 1
     resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.benchmark}.ipynb', '{params.asked}', metric='{params.metric}', benchmark='{wildcards.benchmark}', python=ON_GPU)
-
-rule evaluate_model:
-    input:
-        'nbs/evaluate.ipynb', trained, f'{DATA}/tokencompose_val/provenance.json', weights(P.model),
-        lambda w: made(w.run, 'daam') if w.probe == 'examples' and (w.run, 'daam') in DAAM_ASKED else []  # its inversions are used again
-    output: touch(f'{RUNS}/results/' + '{probe}/done-{run}')
-    params: asked=asked
-    threads: 1
-    resources: gpu=1
-    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.probe}.ipynb', '{params.asked}', metric='{wildcards.probe}', python=ON_GPU)
+    shell: papermill(NOTEBOOKS + '/evaluate-{wildcards.run}-{wildcards.scores}.ipynb', '{params.asked} {params.benchmark}', metric='{params.metric}', python=ON_GPU)
 
 TIMED = [run for run in P.runs('table1', 'frozen', 'rival', 'trained') if run == parse_run(run)[0] or run == run_name('tokencompose', P.seeds[0])]
-LATENCY = [made(run, 'latency') for run in TIMED]
+LATENCY = [taken(run, 'latency') for run in TIMED]
 if not all(map(os.path.isfile, LATENCY)): LATENCY = [f'{RUNS}/results/latency/done']
 
 rule latency:  # with the machine to itself

@@ -142,3 +142,26 @@ def test_daam_of_a_folder_like_coco_gen(place, tmp_path):
     (EVALUATE, dict(metric='beauty'), "Parameter metric: 'beauty' is not one of multigen, visor, fid, compbench, geneval, grounding, daam, examples")])
 def test_bad_parameters(notebook, params, sentence, place, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence): run(notebook, tmp_path, **dict(model=str(place/'pipeline')) | params)
+
+
+def test_several_benchmarks_in_one_process_leave_what_each_alone_leaves(place, tmp_path):
+    "Pictures to the byte, and result files but for what was measured in time."
+    both, names = tmp_path/'both', ('multigen_coco', 'multigen_ade20k')
+    def draw(benchmark, out): run(SAMPLE, tmp_path, model=str(place/'pipeline'), out_dir=str(out), benchmark=benchmark, **SMALL | dict(prompts=2, rounds=1))
+    draw('+'.join(names), both)
+    def kept(result): return {key: value for key, value in result.items() if key not in ('cost', 'provenance')} | dict(params=result['provenance']['params'])
+    own = dict(judge=str(place/'judge'), rounds=1, model=str(place/'pipeline'), data=str(place/'val'), data_images=str(place/'scenes'/'val2017'), timesteps=[401], method='frozen')
+    for name in names:
+        draw(name, alone := tmp_path/name)
+        for path in [*alone.glob('*.png'), alone/'settings.json', alone/'prompts.json']: assert path.read_bytes() == (both/name/path.name).read_bytes()
+        one, other = (read_json(folder/'provenance.json') for folder in (alone, both/name))
+        assert one['prompts'] == other['prompts'] and other['params'] | dict(out_dir='') == one['params'] | dict(out_dir='')
+    run(EVALUATE, tmp_path, metric='multigen+grounding', benchmark=names[1], images=str(both/names[1]), out_dir=str(tmp_path/'together'/'mini'/'results'), **own)
+    run(EVALUATE, tmp_path, metric='multigen', benchmark=names[1], images=str(both/names[1]), out_dir=str(tmp_path/'apart'/'mini'/'results'), **own)
+    run(EVALUATE, tmp_path, metric='grounding', out_dir=str(tmp_path/'apart'/'mini'/'results'), **own)
+    together, apart = ({r['metric']: kept(r) for r in load_results('mini', str(tmp_path/folder))} for folder in ('together', 'apart'))
+    for results in (together, apart):
+        for result in results.values(): result['params'] |= dict(out_dir='', images='')
+    assert together == apart and set(together) == {'multigen_ade20k', 'grounding'}
+    with pytest.raises(ValueError, match='images and references are of one benchmark'):
+        run(EVALUATE, tmp_path, benchmark='+'.join(names), images=str(both))

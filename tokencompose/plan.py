@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .core import repo_root
 from .methods import METHODS, parse_run
 from .profiles import get_profile, Profile
-from .metrics.benchmarks import for_benchmark, GROUPS
+from .metrics.benchmarks import BENCHMARKS, for_benchmark, GROUPS
 from .memory import clip_stage, decoding_stage, detector_stage, drawing_stage, encoding_stage
 from .memory import guided_stage, inception_stage, inversion_stage, maps_stage, training_stage, vqa_stage
 from .memory import PeakMemory
@@ -96,8 +96,9 @@ def job_flops(
     if job.rule == 'segment': return s.train_images*6*10**12, False  # SAM ViT-H 5.9 TFLOP a picture, and the boxes
     if job.rule == 'sample':
         return pictures_of(s, job['benchmark'])*_drawn(s, parse_run(job['run'])[0]), s.sample_precision != 'no'
-    if job.rule == 'evaluate': return pictures_of(s, job['benchmark'])*_judged(s, job['benchmark']), False
-    if job.rule == 'evaluate_model': return _probed(s, job['probe']), False
+    if job.rule == 'evaluate' and job['benchmark'] in BENCHMARKS:
+        return pictures_of(s, job['benchmark'])*_judged(s, job['benchmark']), False
+    if job.rule == 'evaluate': return _probed(s, job['benchmark']), False
     if job.rule == 'latency': return 23*7*_drawn(s, 'layout'), False
     return 0, False
 
@@ -128,7 +129,13 @@ def parsed_jobs(said: str) -> list:
         elif jobs and (found := re.fullmatch(r'\s+wildcards: (.+)', line)):
             about = tuple(tuple(pair.split('=', 1)) for pair in found[1].split(', '))
             jobs[-1] = GraphJob(jobs[-1].rule, about)
-    return [job for job in jobs if job.rule not in ('all', 'row')]
+    return [part for job in jobs if job.rule not in ('all', 'row') for part in _apart(job)]
+
+def _apart(job) -> list:
+    "What one process does one after the other, such as the drawing for several benchmarks."
+    about = dict(job.about)
+    if 'scores' not in about: return [job]
+    return [GraphJob(job.rule, (('run', about['run']), ('benchmark', one))) for one in about['scores'].split('+')]
 
 # %% ../nbs/8_studies/05_plan.ipynb #40c6c182
 def rule_graph(
@@ -159,7 +166,7 @@ def plan_table(
     for job in jobs:
         flops, half = job_flops(settings, job)
         about = dict(job.about)
-        key = job.rule, about.get('benchmark') or about.get('probe') or about.get('method') or ''
+        key = job.rule, about.get('benchmark') or about.get('method') or ''
         row = rows.setdefault(key, dict(jobs=0, hours=0.))
         row['jobs'] += 1
         row['hours'] += flops/(1e12*(bf16 if half else float32))/3600
