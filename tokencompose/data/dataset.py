@@ -40,6 +40,7 @@ def crop_geometry(
                          'cut it to another shape, or leave it out.')
     return size, (round((size[0] - wide)/2), round((size[1] - high)/2))
 
+# %% ../../nbs/1_method/04_data.dataset.ipynb #904a9d09
 def fit_image(
     image: Image.Image,  # RGB
     resolution,  # Side of the square, or (height, width) of a rectangle
