@@ -6,7 +6,7 @@
 __all__ = ['read_models_lock', 'fetched_models', 'find_locked', 'check_locked', 'verify', 'main']
 
 # %% ../nbs/2_data/17_lock.ipynb #8ac42825
-import json
+import json, sys
 from pathlib import Path
 from fastcore.script import call_parse
 from .core import content_sha256, read_jsonl, resolve, write_jsonl
@@ -20,7 +20,7 @@ def read_models_lock(
 ) -> list:  # Rows with model, revision, file, bytes, sha256, licence, url and used
     "The files that the paper's profiles fetch."
     path = resolve(path)
-    if not path.is_file(): raise FileNotFoundError(f'There is no {path}: it belongs to the repository.')
+    if not path.is_file(): raise FileNotFoundError(f'There is no {path}, which belongs to the repository: run `git checkout` on it, or give its path.')
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict) and tuple(row) == _KEYS and not Path(row['file']).is_absolute() \
@@ -78,7 +78,7 @@ def verify(
 ) -> dict:  # missing, different, right, unknown: numbers of files
     "Compare a folder with the list, and say what differs."
     folder, counts = Path(folder).expanduser(), dict.fromkeys(('right', 'unknown', 'missing', 'different'), 0)
-    if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder} to verify.')
+    if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder} to verify: check its name.')
     rows = rows if rows is not None else read_models_lock()
     for row in rows:
         state, said = check_locked(folder, row)
@@ -98,5 +98,5 @@ def main(
     note: str = '',  # File that receives the list with what was found where nothing was known
 ):
     "Compare what lies in a folder with models.lock."
-    if action != 'verify': raise ValueError(f'action: verify, not {action!r}.')
-    if verify(folder, note)['different']: raise SystemExit(1)
+    if action != 'verify': raise ValueError(f'action: expected verify, got {action!r}.')
+    if verify(folder, note)['different']: sys.exit(1)

@@ -110,7 +110,8 @@ def _asked_graph(profile: str, figures: str, row: str, *options) -> str:
                '--config', *asked]
     done = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True)
     if not done.returncode: return done.stdout if '--rulegraph' in options else done.stdout + done.stderr
-    raise ValueError(f'The graph cannot be planned: {(done.stdout + done.stderr).strip()[-400:]}')
+    reason = (done.stdout + done.stderr).strip()[-400:]
+    raise ValueError(f'The graph cannot be planned, correct what snakemake says: {reason}')
 
 def graph_jobs(
     profile: str,

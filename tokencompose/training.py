@@ -513,40 +513,6 @@ class MetricsLog:
         if self.board: self.board.close()
         if self.wandb: self.wandb.finish()
 
-# %% ../nbs/1_method/12_training.ipynb #03523d71
-class MetricsLog:
-    "Means of the losses since the last line, appended to metrics.jsonl (and to TensorBoard when asked)."
-    def __init__(self, folder: Path, step: int, tensorboard: bool = False):
-        self.path, self.rows, self.start, self.samples = folder/'metrics.jsonl', [], time.monotonic(), 0
-        make_folder(folder)
-        self.keep(step)
-        self.board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-            self.board = SummaryWriter(folder/'tensorboard')
-    def keep(self, step: int):
-        "Cut off what comes after a step: all of it happens again."
-        if not self.path.is_file(): return
-        text = self.path.read_text(encoding='utf-8', errors='replace')
-        write_text(self.path, text[:text.rfind('\n') + 1])  # a last line that a kill cut off
-        write_jsonl(self.path, [row for row, _ in json_rows(self.path) if row['step'] <= step])
-    def add(self, row: dict, samples: int):
-        self.rows.append(row); self.samples += samples
-    def write(self, step: int, **more) -> dict:
-        names = dict.fromkeys(k for row in self.rows for k in row)
-        means = [torch.stack([row[k] for row in self.rows if k in row]).mean() for k in names]
-        means = dict(zip(names, torch.stack(means).tolist()))  # one look at the device for all
-        rate = self.samples/max(time.monotonic() - self.start, 1e-9)
-        line = dict(step=step, **means, samples_per_second=round(rate, 2), **more)
-        self.append(line)
-        self.rows, self.samples, self.start = [], 0, time.monotonic()
-        return line
-    def append(self, line: dict):
-        with writing(self.path), open(self.path, 'a') as f: f.write(json.dumps(line) + '\n')
-        if self.board:
-            for k, v in line.items():
-                if k != 'step' and isinstance(v, (int, float)): self.board.add_scalar(k, v, line['step'])
-
 # %% ../nbs/1_method/12_training.ipynb #01bd7176
 @torch.no_grad()
 def validation_losses(unet, scheduler, data: CachedDataset, pipe, config: TrainConfig, device) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fastcore.script import call_parse
 from ..core import read_jsonl, write_text
 from ..run_config import OPTIONS
-from .card import data_facts, recipe_rows, score_commands, scores_of, train_command, trained_model
+from .card import data_facts, recipe_rows, score_commands, model_scores, train_command, trained_model
 from .card import TrainedModel
 
 # %% ../../nbs/7_tables/09_reporting.report.ipynb #2c645ffe
@@ -22,7 +22,8 @@ def table_html(rows, head: tuple = ()) -> str:
 
 def embedded(data: bytes, kind: str, said: str) -> str:
     "A picture as part of the page."
-    return f'<img alt="{html.escape(said, quote=True)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+    address = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+    return f'<img alt="{html.escape(said, quote=True)}" src="{address}">'
 
 def plot_html(rows: list, keys: list, said: str) -> str:
     "Curves of a log, see `plotting.loss_curves`."
@@ -54,7 +55,7 @@ def _samples(folder: Path, config: dict) -> str:
     return 'From the same noise each time, in the order of the prompts:' + prompts + ''.join(pictures)
 
 def _scores(model: TrainedModel) -> str:
-    rows = [(s.title, s.name, s.printed, s.unit) for s in scores_of(model)]
+    rows = [(s.title, s.name, s.printed, s.unit) for s in model_scores(model)]
     return table_html(rows, ('benchmark', 'score', 'value', '')) if rows else '<p>Not scored yet; the commands below do it.</p>'
 
 def _settings(model: TrainedModel) -> list:

@@ -231,7 +231,7 @@ def build_site(
     "Build the site; problems are for the caller to judge."
     try: from smalldocs.site import build
     except ModuleNotFoundError: raise ModuleNotFoundError(
-        'The site is made by `smalldocs`, which is not installed: run `make setup`, or pip install -e .[dev].') from None
+        'The site is made by `smalldocs`, which is not installed: run make setup, or pip install -e .[dev].') from None
     root, out = repo_root(), Path(out)
     staged = out.with_name(f'.{out.name}.tmp')
     shutil.rmtree(staged, ignore_errors=True)
