@@ -123,7 +123,8 @@ def test_cells_are_short(name):
         lines = source.split('\n')
         body = ast.parse(python_of(cell)).body
         alone = len(body) == 1 and isinstance(body[0], ast.ClassDef)
-        assert len(lines) <= (61 if alone else 40), f'cell {i} has {len(lines)} lines: split it'
+        limit = 60 if 'parameters' in cell.metadata.get('tags', []) else 61 if alone else 40  # papermill knows one cell of parameters
+        assert len(lines) <= limit, f'cell {i} has {len(lines)} lines: split it'
         widest = 120 if has(cell, 'exports?') else 160
         wide = [line for line in lines if len(line) > widest and 'parameters' not in cell.metadata.get('tags', [])]
         assert not wide, f'cell {i}: longer than {widest} columns: {wide[0]}'
