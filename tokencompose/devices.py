@@ -63,11 +63,13 @@ def take_gpu(
 # %% ../nbs/0_base/12_devices.ipynb #af25b341
 def main(command: list):
     "Become the command, with a GPU of its own where there are any."
-    if not command: raise SystemExit('A command is needed: give one, as in `python -m tokencompose.devices COMMAND ...`.')
+    if not command:
+        raise SystemExit('A command is needed: give one, as in `python -m tokencompose.devices COMMAND ...`.')
     gpus = allowed_gpus(listed_gpus(), os.environ.get('CUDA_VISIBLE_DEVICES'))
     if len(gpus) > 1 or gpus and 'CUDA_VISIBLE_DEVICES' not in os.environ:
         os.environ['CUDA_VISIBLE_DEVICES'], _ = take_gpu(gpus, lock_folder())
     try: os.execvp(command[0], command)
-    except OSError as error: raise SystemExit(f'{command[0]} cannot be started ({error.strerror}): check its name.') from None
+    except OSError as error:
+        raise SystemExit(f'{command[0]} cannot be started ({error.strerror}): check its name.') from None
 
 if __name__ == '__main__' and Path(sys.argv[0]).name == 'devices.py': main(sys.argv[1:])  # under -m

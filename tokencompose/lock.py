@@ -20,7 +20,8 @@ def read_models_lock(
 ) -> list:  # Rows with model, revision, file, bytes, sha256, licence, url and used
     "The files that the paper's profiles fetch."
     path = resolve(path)
-    if not path.is_file(): raise FileNotFoundError(f'There is no {path}, which belongs to the repository: run `git checkout` on it, or give its path.')
+    if not path.is_file(): raise FileNotFoundError(
+        f'There is no {path}, which belongs to the repository: give the path of another.')
     rows = read_jsonl(path)
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict) and tuple(row) == _KEYS and not Path(row['file']).is_absolute() \

@@ -11,7 +11,8 @@ from pathlib import Path
 from fastcore.script import call_parse
 from ..core import read_jsonl, write_text
 from ..run_config import OPTIONS
-from .card import data_facts, recipe_rows, score_commands, model_scores, train_command, trained_model
+from .card import data_facts, model_scores, recipe_rows, score_commands, train_command
+from .card import trained_model
 from .card import TrainedModel
 
 # %% ../../nbs/7_tables/09_reporting.report.ipynb #2c645ffe
