@@ -61,9 +61,16 @@ def relinked(
         if place not in pages: files.add(place)
         goal = pages.get(place) or (f'{place}/files.md' if (root/place).is_dir() else place)
         return f'[{words}]({os.path.relpath(goal, here)}{target[len(target.split("#")[0]):]})'
-    return _LINK.sub(replaced, text)
+    return _as_here(_LINK.sub(replaced, text))
 
 # %% ../../nbs/7_tables/08_reporting.site.ipynb #43f314a0
+_PLACE = re.compile(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)')
+
+def _as_here(text: str) -> str:
+    "Headings have ids in small letters here, and diagrams are shown as they are written: drawing them takes a server."
+    text = _PLACE.sub(lambda match: f']({match[1]}#{match[2].lower()})', text)
+    return text.replace('```mermaid\n', '```text\n')
+
 _PARTS = {'0_base': 'Base', '1_method': 'The method', '2_data': 'Data', '3_sampling': 'Sampling',
           '4_metrics': 'Metrics',
           '5_rivals': 'Rivals', '6_pretraining': 'Pretraining', '7_tables': 'Tables', '8_studies': 'Studies',
@@ -185,7 +192,7 @@ _ID = re.compile(r'\b(?:id|name)="([^"]+)"')
 
 def fetched(page: str) -> list:  # Addresses
     "What a browser would ask another host for when it opens a page."
-    bare = re.sub(r'data:[^"\')\s]+', '', page)
+    bare = re.sub(r'data:[^"\')\s]+', '', re.sub(r'<(pre|code)\b.*?</\1>', '', page, flags=re.S))
     found = (next(filter(None, match.groups()), '') for match in _FETCHED.finditer(bare))
     return [address for address in found if re.match(r'(https?:)?//', address) and 'w3.org' not in address]
 
