@@ -36,7 +36,8 @@ def _check_options(config):
     if config.warmup_steps >= config.steps: raise ValueError(
         f'warmup_steps: {config.warmup_steps} of {config.steps} updates leave none at the learning rate: give fewer.')
     if config.val_grounding and not (config.val_data and config.sample_every): raise ValueError(
-        '`val_grounding` looks at held-out pictures as a run goes: give val_data, val_images and sample_every too.')
+        f'val_grounding: val_data is {config.val_data!r} and sample_every {config.sample_every}, so no '
+        'held-out picture would be looked at: give val_data, val_images and sample_every too.')
 
 # %% ../nbs/1_method/07_run_config.ipynb #581a1203
 LORA_TARGETS = ('to_q', 'to_k', 'to_v', 'to_out.0')  # All projections of attention, as in diffusers' own trainer
@@ -61,9 +62,10 @@ class TrainingOptions(Settings):
         for name in ('min_snr_gamma', 'warmup_steps', 'lora_rank', 'lora_alpha'):
             if getattr(self, name) < 0: raise ValueError(f'{name}: must not be negative, got {getattr(self, name)}.')
         if self.lora_rank and not (self.lora_targets and all(self.lora_targets)):
-            raise ValueError('`lora_targets`: name at least one layer, such as to_q.')
+            raise ValueError(f'lora_targets: expected names of layers such as to_q, got {list(self.lora_targets)}.')
         if not self.lora_rank and (self.lora_alpha or self.lora_targets != LORA_TARGETS):
-            raise ValueError('`lora_alpha` and `lora_targets` belong to adapters: give lora_rank too, such as 4.')
+            raise ValueError(f'lora_rank is {self.lora_rank}, so lora_alpha and lora_targets mean nothing: '
+                             'give lora_rank too.')
 
 # %% ../nbs/1_method/07_run_config.ipynb #3f411d6a
 OPTIONS = {  # name -> (default, help)
