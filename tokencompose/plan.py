@@ -39,7 +39,7 @@ def pictures_of(settings: Profile, benchmark: str) -> int:
     "How many pictures a benchmark has."
     own = for_benchmark(settings, benchmark)
     groups = dict(category=6, tag=6).get(GROUPS.get(benchmark), 1)
-    listed = 553 if benchmark == 'geneval' and own.prompts >= 100 else own.prompts*groups  # GenEval's tasks differ in size
+    listed = 553 if benchmark == 'geneval' and own.prompts >= 100 else own.prompts*groups  # tasks differ
     return listed*own.rounds
 
 def _drawn(settings, method) -> int:
