@@ -38,7 +38,7 @@ def benchmark_of(
 
 def scores_of(
     metric: str,  # One or several, such as "multigen+grounding"
-    benchmark: str = '',  # One or several of their benchmarks; each metric's first where none is
+    benchmark: str = '',  # One or several of theirs; a metric's first one where none of its own is named
 ) -> list:  # (metric, benchmark) pairs; the benchmark as it was named, or empty
     "What a notebook is asked to score, one after the other."
     metrics, named = parts_of(metric), parts_of(benchmark)
