@@ -82,4 +82,4 @@ def test_without_a_gpu_a_command_simply_runs(machine):
     failing = subprocess.run([sys.executable, '-m', 'tokencompose.devices', sys.executable, '-c', 'raise SystemExit(7)'], cwd=ROOT)
     assert failing.returncode == 7, 'the exit code is that of the command'
     nothing = subprocess.run([sys.executable, '-m', 'tokencompose.devices', '/no/such/program'], cwd=ROOT, capture_output=True, text=True)
-    assert nothing.returncode == 1 and nothing.stderr == '/no/such/program cannot be started (No such file or directory).\n'
+    assert nothing.returncode == 1 and nothing.stderr == '/no/such/program cannot be started (No such file or directory): check its name.\n'

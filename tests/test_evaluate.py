@@ -62,7 +62,7 @@ def test_multigen_from_a_model_to_a_result(place, tmp_path):
 
 def test_pictures_that_are_not_finished_are_not_scored(place, tmp_path):
     images = sampled(place, tmp_path, rank=1, world=2)
-    assert not (images/'prompts.json').exists() and len(list(images.glob('*.png'))) == 3
+    assert not (images/'prompts.json').exists() and 0 < len(list(images.glob('*.png'))) < 6
     with pytest.raises(FileNotFoundError, match='holds no finished pictures'): evaluated(place, tmp_path)
     sampled(place, tmp_path, rank=0, world=2)
     assert (images/'prompts.json').is_file() and (images/'provenance.json').is_file()

@@ -171,7 +171,7 @@ def lab(tmp_path):
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     own = {f'JUPYTER_{kind}_DIR': str(tmp_path/kind) for kind in ('CONFIG', 'DATA', 'RUNTIME')}
-    settings = ['--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={tmp_path}',
+    settings = ['--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', '--ServerApp.disable_check_xsrf=True', f'--ServerApp.root_dir={tmp_path}',
                 '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with open(tmp_path/'lab.log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *settings], env={**os.environ, **own}, stdout=log, stderr=log)

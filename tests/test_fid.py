@@ -55,7 +55,7 @@ def test_inception_features(weights):
 def test_other_weights_are_refused(weights, tmp_path):
     with pytest.raises(ValueError, match='not the weights that FID is defined by'): Inception(weights, 'cpu')
     torch.save(dict(weight=Image.new('RGB', (2, 2))), tmp_path/'pickle.pth')         # not only tensors
-    with pytest.raises(Exception, match='(?i)weights.only|unsupported'): Inception(tmp_path/'pickle.pth', 'cpu', file_sha256(tmp_path/'pickle.pth'))
+    with pytest.raises(Exception, match='holds more than numbers'): Inception(tmp_path/'pickle.pth', 'cpu', file_sha256(tmp_path/'pickle.pth'))
 
 
 def test_only_inception_is_called_fid(weights, tmp_path, monkeypatch):
@@ -86,13 +86,13 @@ def pictures(tmp_path):
 
 
 def test_a_killed_extraction_goes_on(clip, pictures, tmp_path, monkeypatch):
-    whole, saved, save = file_features(clip, pictures, tmp_path/'whole', 64), [], fid.save_file
-    def failing(entries, path):
+    whole, saved, save = file_features(clip, pictures, tmp_path/'whole', 64), [], fid.save_tensors
+    def failing(path, entries):
         if len(saved) == 2: raise OSError('No space left on device')
         saved.append(path)
-        save(entries, path)
+        save(path, entries)
     with monkeypatch.context() as patch:
-        patch.setattr(fid, 'save_file', failing)
+        patch.setattr(fid, 'save_tensors', failing)
         with pytest.raises(OSError, match='No space'): file_features(clip, pictures, tmp_path/'part', 64, batch=2, part=2)
     looked, features = [], clip.features
     monkeypatch.setattr(clip, 'features', lambda images: looked.append(len(images)) or features(images))
@@ -108,9 +108,8 @@ def test_two_processes_at_once(clip, pictures, tmp_path):
             'try: file_features(ClipImages(sys.argv[1], "cpu"), sorted(Path(sys.argv[2]).glob("*.png")), sys.argv[3], batch=2, part=2, share=(1, 2))\n'
             'except ValueError as error: assert "still to be looked at" in str(error), error\n')
     with subprocess.Popen([sys.executable, '-c', code, str(CLIP), str(tmp_path/'pictures'), str(tmp_path/'both')], cwd=repo_root()) as other:
-        with pytest.raises(ValueError, match='7 of 14 pictures are still to be looked at'): file_features(clip, pictures, tmp_path/'both', batch=3, part=3, share=(0, 2))
+        with pytest.raises(ValueError, match='[2-9] of 14 pictures are still to be looked at'): file_features(clip, pictures, tmp_path/'both', batch=3, part=3, share=(0, 2))
         assert other.wait(timeout=300) == 0
-    assert len(list((tmp_path/'both').glob('part-*'))) == 3 + 4
     def refuse(images): raise AssertionError('nothing is left to look at')
     done = ClipImages(CLIP, 'cpu')
     done.features = refuse
@@ -255,9 +254,9 @@ def test_from_captions_to_a_result(benchmark, key, place, tmp_path, clip):
 
 
 def test_a_folder_that_is_not_as_it_should_be(place, tmp_path):
-    images = sampled(place, tmp_path, 'flickr30k', rank=0, world=2)
+    images = sampled(place, tmp_path, 'flickr30k', rank=0, world=2, sample_batch=2)
     with pytest.raises(FileNotFoundError, match='holds no finished pictures'): evaluated(place, tmp_path, 'flickr30k')
-    sampled(place, tmp_path, 'flickr30k', rank=1, world=2)
+    sampled(place, tmp_path, 'flickr30k', rank=1, world=2, sample_batch=2)
     first, = [r['values'] for r in evaluated(place, tmp_path, 'flickr30k')]
     other = images/'77_0.png'
     other.write_bytes((images/'0_0.png').read_bytes())

@@ -13,7 +13,7 @@ from tokencompose.core import read_json, write_json
 from tokencompose.plotting import compact_notebook, compact_picture, image_grid, loss_curves
 
 WIDEST = 880  # pixels that a code host shows without shrinking
-LARGEST = 7.25*2**20  # bytes of all notebooks together
+LARGEST = 8*2**20  # bytes of all notebooks together
 
 
 def pictures(name):

@@ -45,7 +45,7 @@ def rows(coco, out, models, share=None): return build_automatic(out/'set', out/'
 STAGES = [captions, nouns, masks, rows]
 
 
-def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != '.lock'}
+def contents(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.suffix != '.lock' and p.name != '.lock'}
 
 
 @pytest.fixture(scope='module')

@@ -35,7 +35,7 @@ def test_they_are_rows_where_a_profile_names_them():
         for table in ('table1', 'table3', 'table4', 'table5'): assert [m for m in p.methods(table) if m in released] == released*paper
         assert not set(released) & {*p.methods('table2'), *p.methods('figure5'), *rows('table1')}
     assert [model_of('sd21', m) for m in released] == ['mlpc-lab/TokenCompose_SD21_A', 'mlpc-lab/TokenCompose_SD21_B']
-    with pytest.raises(ValueError, match='no weights for profile mini: released_a is a row at sd14 and sd21'): model_of('mini', 'released_a')
+    with pytest.raises(ValueError, match='released_a: the authors published no weights for profile mini, choose sd14 or sd21'): model_of('mini', 'released_a')
 
 
 def test_without_them_the_download_is_named(monkeypatch, tmp_path):

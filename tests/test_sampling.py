@@ -116,7 +116,7 @@ def test_prompt_ids_become_file_names():
 
 def test_wrong_arguments_are_named(pipe):
     for match, prompts, wrong in [('multiple of 4', PROMPTS, dict(resolution=50)), ('did you mean', PROMPTS, dict(guidance=2.)),
-                                  ('prompts: expected some to draw', [], {}), ('batch: expected 1', PROMPTS, dict(batch=0))]:
+                                  ('prompts: expected some to draw', [], {}), ('batch: expected at least 1', PROMPTS, dict(batch=0))]:
         with pytest.raises(ValueError, match=match): sample(pipe, prompts, **wrong)
 
 

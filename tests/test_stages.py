@@ -37,7 +37,7 @@ def test_nothing_is_done_twice(tmp_path):
     work = Square()
     assert run(tmp_path, work) == SQUARES and work.calls == [[0, 1], [2, 3], [4]]
     assert run(tmp_path, work) == SQUARES and len(work.calls) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['.lock', 'keys.json', 'settings.json', 'squares.jsonl']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['.lock', '.working-0.lock', 'keys.json', 'settings.json', 'squares.jsonl']
 
 
 @pytest.mark.parametrize('stop, done', [(1, []), (3, ['n0', 'n1']), (4, ['n0', 'n1', 'n2', 'n3'])])

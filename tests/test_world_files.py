@@ -25,7 +25,7 @@ def drawn(split, i, mixture=VSR, seed=0):
 
 
 def test_all_files_are_there(folder):
-    assert {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and p.suffix != '.png' and p.parent.name not in ('Sentences', 'Annotations')} == {*DRAWN, 'provenance.json'}
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.png', '.lock') and p.parent.name not in ('Sentences', 'Annotations')} == {*DRAWN, 'provenance.json'}
     assert [len(list((folder/name).iterdir())) for name in ('train2017', 'val2017', 'flickr30k/flickr30k-images', 'flickr30k/Sentences', 'flickr30k/Annotations')] == [6, 20, 20, 20, 20]
 
 

@@ -6,7 +6,7 @@
 __all__ = ['STYLE', 'table_html', 'embedded', 'plot_html', 'report_html', 'write_report', 'main']
 
 # %% ../../nbs/7_tables/09_reporting.report.ipynb #05325ab6
-import base64, html, io, sys
+import base64, html, io, re, sys
 from pathlib import Path
 from fastcore.script import call_parse
 from ..core import read_jsonl, write_text
@@ -42,7 +42,7 @@ def _losses(log: list) -> str:
 def _held_out(log: list) -> str:
     rows = [row for row in log if any(key.startswith('val/') for key in row)]
     if not rows: return '<p>No held-out pictures were looked at (val_data, sample_every).</p>'
-    names = [key for key in rows[-1] if key.startswith('val/') and key.count('/') == 1 and key != 'val/supervised_nouns']
+    names = [key for key in rows[-1] if re.fullmatch('val/(?!supervised_nouns$)[^/]+', key)]
     said = {'val/grounding': 'attention on the object'}
     head = ('update', *(said.get(name, name[4:].replace('_', ' ')) for name in names))
     return table_html([(row['step'], *(f'{row[name]:.4f}' if name in row else '' for name in names)) for row in rows], head)
