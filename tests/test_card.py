@@ -82,7 +82,7 @@ def test_without_a_login_it_says_so(run):
 
 
 def test_the_command_line_uploads_nothing_unasked(run):
-    code, said = run_python('from tokencompose.reporting.card import main; main()', str(run), '--repo', 'a/b')
+    code, said = run_python('import runpy; runpy.run_module("tokencompose.reporting.card", run_name="__main__")', str(run), '--repo', 'a/b')
     assert code == 0 and 'Nothing was uploaded: YES=1 does it.' in said and 'unet/diffusion_pytorch_model.safetensors' in said and '## Recipe' in said
-    code, said = run_python('from tokencompose.reporting.card import main; main()', str(ROOT/'nbs'))
+    code, said = run_python('import runpy; runpy.run_module("tokencompose.reporting.card", run_name="__main__")', str(ROOT/'nbs'))
     assert code != 0 and 'is no finished training' in said and 'Traceback' not in said

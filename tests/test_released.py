@@ -2,10 +2,11 @@
 import huggingface_hub.constants
 import pytest
 from test_bad_input import HereEngine, run  # noqa: F401  (registers the engine "here")
-from test_detection import save_judge
 
 from tokencompose.core import read_json, resolve
+from tokencompose.data.classes import COCO_80
 from tokencompose.methods import METHODS, rows
+from tokencompose.metrics.detection import tiny_judge
 from tokencompose.models import load_pipeline, model_commit, tiny_pipeline
 from tokencompose.profiles import get_profile, PROFILES
 from tokencompose.reporting.records import identity
@@ -45,7 +46,7 @@ def test_without_them_the_download_is_named(monkeypatch, tmp_path):
 
 def test_they_are_drawn_and_judged_without_training(hub, tmp_path):
     "Two commands; what was used is written down, its commit too; the two sets of weights draw different pictures."
-    out, judge = tmp_path/'runs'/'sd14'/'results', save_judge(tmp_path/'judge')
+    out, judge = tmp_path/'runs'/'sd14'/'results', tiny_judge(tmp_path/'judge', list(COCO_80))
     assert model_commit(model_of('sd14', 'released_a')) == COMMIT
     for method in ('released_a', 'released_b'):
         images = tmp_path/'images'/method
