@@ -45,6 +45,13 @@ def meant(
         if not place.startswith('..') and (root/place).exists(): return Path(place).as_posix()
     return ''
 
+_PLACE = re.compile(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)')
+
+def _as_here(text: str) -> str:
+    "Headings have ids in small letters here, and diagrams are shown as they are written: drawing them takes a server."
+    text = _PLACE.sub(lambda match: f']({match[1]}#{match[2].lower()})', text)
+    return text.replace('```mermaid\n', '```text\n')
+
 def relinked(
     text: str,  # Markdown
     page: str,  # Its place below the root
@@ -64,13 +71,6 @@ def relinked(
     return _as_here(_LINK.sub(replaced, text))
 
 # %% ../../nbs/7_tables/08_reporting.site.ipynb #43f314a0
-_PLACE = re.compile(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)')
-
-def _as_here(text: str) -> str:
-    "Headings have ids in small letters here, and diagrams are shown as they are written: drawing them takes a server."
-    text = _PLACE.sub(lambda match: f']({match[1]}#{match[2].lower()})', text)
-    return text.replace('```mermaid\n', '```text\n')
-
 _PARTS = {'0_base': 'Base', '1_method': 'The method', '2_data': 'Data', '3_sampling': 'Sampling',
           '4_metrics': 'Metrics',
           '5_rivals': 'Rivals', '6_pretraining': 'Pretraining', '7_tables': 'Tables', '8_studies': 'Studies',
