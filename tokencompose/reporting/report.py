@@ -45,7 +45,8 @@ def _held_out(log: list) -> str:
     names = [key for key in rows[-1] if re.fullmatch('val/(?!supervised_nouns$)[^/]+', key)]
     said = {'val/grounding': 'attention on the object'}
     head = ('update', *(said.get(name, name[4:].replace('_', ' ')) for name in names))
-    return table_html([(row['step'], *(f'{row[name]:.4f}' if name in row else '' for name in names)) for row in rows], head)
+    told = [(row['step'], *(f'{row[name]:.4f}' if name in row else '' for name in names)) for row in rows]
+    return table_html(told, head)
 
 def _samples(folder: Path, config: dict) -> str:
     grids = sorted((folder/'samples').glob('step-*.png'))
