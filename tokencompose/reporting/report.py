@@ -53,7 +53,8 @@ def _samples(folder: Path, config: dict) -> str:
     if not grids: return '<p>No samples were drawn (sample_every, sample_prompts).</p>'
     shown = dict.fromkeys([grids[0], grids[-1]])
     prompts = table_html(enumerate(config.get('sample_prompts', ()), 1))
-    pictures = [f'<p>after update {int(path.stem[5:])}</p>' + embedded(path.read_bytes(), 'png', path.stem) for path in shown]
+    pictures = [f'<p>after update {int(path.stem[5:])}</p>{embedded(path.read_bytes(), "png", path.stem)}'
+                for path in shown]
     return 'From the same noise each time, in the order of the prompts:' + prompts + ''.join(pictures)
 
 def _scores(model: TrainedModel) -> str:
