@@ -59,7 +59,8 @@ def _samples(folder: Path, config: dict) -> str:
 
 def _scores(model: TrainedModel) -> str:
     rows = [(s.title, s.name, s.printed, s.unit) for s in model_scores(model)]
-    return table_html(rows, ('benchmark', 'score', 'value', '')) if rows else '<p>Not scored yet; the commands below do it.</p>'
+    if not rows: return '<p>Not scored yet; the commands below do it.</p>'
+    return table_html(rows, ('benchmark', 'score', 'value', ''))
 
 def _settings(model: TrainedModel) -> list:
     said = [(name, model.config[name]) for name, (off, _) in OPTIONS.items() if model.config.get(name, off)]
