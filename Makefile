@@ -16,7 +16,7 @@ GPU_LIMIT := $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
 # glibc hands large buffers back to the system at every step otherwise, which can double the time of a small model
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
-# what Python compiles it keeps: imports take three times as long where it may not
+# what Python compiles it keeps: without, every job would compile all libraries again
 export PYTHONDONTWRITEBYTECODE :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
