@@ -36,7 +36,7 @@ def flops_of(
 ) -> int:  # For one picture; a multiplication and an addition are two
     "The arithmetic of a stage, counted from shapes."
     with FakeTensorMode(allow_non_fake_inputs=True):
-        step, _ = stage(settings, **options)
+        with PeakMemory(): step, _ = stage(settings, **options)  # some initialisations look at values
         counter = FlopCounterMode(display=False)
         counter.mod_tracker = _Whole()
         with PeakMemory(), counter: step(1)  # the first says what a fake value looks like
@@ -155,6 +155,9 @@ def drawn(said: str) -> str:
     return '\n'.join(['graph LR', *(f'    {a} --> {b}' for a, b in edges)])
 
 # %% ../nbs/8_studies/05_plan.ipynb #b0f13356
+_ORDER = ('pictures', 'select_captions', 'tag_nouns', 'segment', 'build_dataset', 'build_exact_dataset', 'encode',
+          'train', 'sample', 'evaluate', 'latency', 'paper_figure')
+
 def plan_table(
     settings: Profile,
     jobs: list,  # From `graph_jobs`
@@ -162,9 +165,9 @@ def plan_table(
     float32: float = 20.,  # The same for everything else
     price: float = 2.,  # Of an hour of one GPU
 ) -> pd.DataFrame:  # Index rule and what it is about; jobs, GPU hours, money
-    "What the jobs take, kind by kind."
+    "What the jobs take, kind by kind, in the order in which a run comes to them."
     rows = {}
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: _ORDER.index(job.rule) if job.rule in _ORDER else len(_ORDER)):
         flops, half = job_flops(settings, job)
         about = dict(job.about)
         key = job.rule, about.get('benchmark') or about.get('method') or ''
