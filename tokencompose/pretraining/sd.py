@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORLDS', 'vae_loss', 'psnr', 'encode_moments', 'set_scaling_factor', 'CaptionPool', 'diffusion_loss', 'unet_loss_fn',
            'world_scenes', 'BaseConfig', 'world_tokenizer', 'base_vae', 'new_parts', 'begun_model', 'pretrain_base',
-           'base_card']
+           'attribute_line', 'base_card']
 
 # %% ../../nbs/6_pretraining/01_pretraining.sd.ipynb #7c62f037
 import time
@@ -254,8 +254,8 @@ def _recipe(config) -> str:
                               'text_layers', 'text_heads', 'text_act', 'pad_token')
     return ', '.join(f'{k}={v!r}' for k, v in config.to_dict().items() if k not in idle)
 
-def _attributes(name, table) -> str:
-    "A line on attributes: for each kind the pairs that were seen in training, then those that were held out."
+def attribute_line(name: str, table) -> str:
+    "A card's line on attributes: for each kind the pairs that were seen in training, then those that were held out."
     def told(row): return f'{row["mean"]:.1f} [{row["low"]:.1f}, {row["high"]:.1f}]'
     kinds = [f'{kind} {" and ".join(told(row) for _, row in own.iterrows())}' for kind, own in table.groupby(level=0)]
     return (f'\n- per cent of pictures of a single thing in which BLIP sees the attribute that was asked for, {name}, '
@@ -281,6 +281,6 @@ by `{notebook}` on scenes drawn from OpenMoji.
 scenes; {_origin(config, report)}: {report["samples_seen"]:,} samples, {prediction} prediction, min-SNR weights, \
 moving average 0.999
 - per cent of {pictures} pictures in which the judge finds all that was asked for, by number of things, \
-prompts of any combination: {found}{"".join(_attributes(name, table) for name, table in attributes.items())}
+prompts of any combination: {found}{"".join(attribute_line(name, table) for name, table in attributes.items())}
 - licence: the weights are trained on drawings by OpenMoji (CC BY-SA 4.0) and are shared under the same licence
 '''
