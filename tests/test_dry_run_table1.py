@@ -30,7 +30,7 @@ def test_table_1(files, tmp_path, monkeypatch):  # noqa: F811
     for method, benchmarks in DRAWN.items():
         rival = dict(rival_options=SHORT.get(method, {})) if method != 'frozen' else {}
         for benchmark in benchmarks:
-            step('nbs/sample.ipynb', method=method, **rival, benchmark=benchmark, data=coco, prompts=2 if method == 'frozen' and benchmark in ('coco_captions', 'flickr30k') else 1, rounds=1, inference_steps=1, out_dir=tmp_path/method/benchmark)
+            step('nbs/sample.ipynb', method=method, **rival, benchmark=benchmark, data=coco, prompts=2 if method == 'frozen' and benchmark in ('coco_captions', 'flickr30k') else 1, rounds=1, inference_steps=1, precision='bf16' if rival == {} else 'no', out_dir=tmp_path/method/benchmark)
             drawn, plain = ({path.name: path.read_bytes() for path in (tmp_path/m/benchmark).glob('*.png')} for m in (method, 'frozen'))
             assert drawn and drawn.keys() <= plain.keys() and (not rival or all(drawn[name] != plain[name] for name in drawn)), (method, benchmark)
         if rival: assert read_json(tmp_path/method/'multigen_coco'/'settings.json')['method']['method'] == method
