@@ -100,6 +100,7 @@ def trial_identity(
     data = digests_of(config)['data'] if own_data else source_digest(settings, Path(config.data).parent, 'automatic')
     return drawn | dict(training=training_digest(config), seed=config.seed, data=data)
 
+# %% ../nbs/8_studies/02_trials.ipynb #6ad01c3b
 def kept_trial(
     name: str,
     identity: dict,  # From `trial_identity`
@@ -114,6 +115,7 @@ def kept_trial(
             return {key: np.array([[[*map(int, things)] for things in row] for row in rows], bool)
                     for key, rows in kept['found'].items()}
     found = make()
-    texts = {key: [[''.join(map(str, things.astype(int))) for things in row] for row in rows] for key, rows in found.items()}
+    texts = {key: [[''.join(map(str, things.astype(int))) for things in row] for row in rows]
+             for key, rows in found.items()}
     write_json(Path(folder)/f'{name}.json', dict(identity=identity, found=texts))
     return found
