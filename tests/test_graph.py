@@ -118,10 +118,10 @@ def test_without_a_choice_the_profiles_make_everything():
 def test_the_layers_of_table_2_are_trained_and_scored():
     plan = planned('mini', 'table2')
     trained = [g['method'] for n, _, g in plan if n == 'nbs/train.ipynb']
-    methods = ['denoise', 'pixel', 'token', 'tokencompose', 'layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16']
-    assert sorted(trained) == sorted(methods*3)
+    losses, layers = ['denoise', 'pixel', 'token', 'tokencompose'], ['layers_down16_mid8_up16', 'layers_up16', 'layers_mid8_up16']
+    assert sorted(trained) == sorted(losses*5 + layers*3)
     judged = pairs_of(plan, 'nbs/evaluate.ipynb')
-    runs = ['frozen', *run_names(methods, range(3))]
+    runs = ['frozen', *run_names(losses, range(5)), *run_names(layers, range(3))]
     assert sorted(judged) == sorted((r, b) for r in runs for b in (*get_profile('mini').ablation, 'grounding'))
     check_commands(plan, 'mini')
 

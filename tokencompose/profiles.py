@@ -59,7 +59,7 @@ class ProfileTraining(Settings):
     ema: float  # Decay of the moving average of the weights; none when 0, as in the paper
     lr_schedule: str = 'constant'  # or linear, down to nothing after the last update
     seeds: tuple  # Training seeds of the tables
-    side_seeds: tuple = ()  # Those of rows beside the losses' (other layers, other masks); the same when empty
+    side_seeds: tuple = ()  # Those of rows of other layers or masks, and of all tables but Table 2; the same when empty
     mask_sources: tuple  # Masks that are trained on: automatic, and exact where the annotations' own are too
     checkpoint_every: int  # Updates between checkpoints
     sample_every: int  # Updates between sample grids and validation; never when 0
@@ -163,10 +163,11 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
         number = [m.name for m in METHODS.values() if m.kind == 'released'].index(method)
         return self.released[number] if number < len(self.released) else ''
 
-    def seeds_of(self, method: str) -> tuple:
-        "The training seeds of a method's row."
+    def seeds_of(self, method: str, shown: str = 'table2') -> tuple:
+        "The training seeds of a method's row in a table or figure."
         row = get_method(method)
-        return self.side_seeds or self.seeds if row.layers or row.masks != 'automatic' else self.seeds
+        central = shown == 'table2' and not row.layers and row.masks == 'automatic'
+        return self.seeds if central else self.side_seeds or self.seeds
 
     def runs(
         self,
@@ -174,7 +175,7 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
         *kinds: str,  # As `methods`
     ) -> list:  # Names of runs
         "The runs behind a table's or figure's rows: a trained method for each of its training seeds."
-        return [run for method in self.methods(shown, *kinds) for run in run_names([method], self.seeds_of(method))]
+        return [run for method in self.methods(shown, *kinds) for run in run_names([method], self.seeds_of(method, shown))]
 
     def _makes(self, method) -> bool:
         if method.kind == 'released': return bool(self.released_model(method.name))
@@ -193,7 +194,7 @@ MINI = Profile(
     coco_classes=WORLD_COCO, ade_classes=WORLD_ADE,
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3,
     layers=('mid_4', 'up_8', 'up_16'), mixed_precision='no', gradient_checkpointing=False, ema=0.0,
-    lr_schedule='linear', seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
+    lr_schedule='linear', seeds=(0, 1, 2, 3, 4), side_seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
     inference_steps=25, guidance_scale=4.0, prompts=200, prompt_source='drawn', prompt_seed=7, rounds=2,
     sample_batch=50,
     visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip',
@@ -205,7 +206,7 @@ MINI = Profile(
     color_clip_revision='')
 
 QUICK = MINI.replace(
-    name='quick', train_images=1024, val_images=200, steps=200, seeds=(0,), mask_sources=('automatic',),
+    name='quick', train_images=1024, val_images=200, steps=200, seeds=(0,), side_seeds=(), mask_sources=('automatic',),
     checkpoint_every=100, sample_every=100, prompts=32, rounds=2, visor_prompts=60, visor_rounds=1, coco_captions=100,
     flickr_captions=100, latency_rounds=10, daam_pictures=8, inner_steps=3,
     figures=('figure2', 'table2', 'figure4'), ablation=('multigen_coco', 'multigen_ade20k'), layer_rows=False)
