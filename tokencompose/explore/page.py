@@ -197,7 +197,7 @@ def row_choices() -> dict:  # Name -> label
 # %% ../../nbs/9_pages/01_explore.page.ipynb #722185d6
 def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
     "The widgets by name."
-    wide, narrow = widgets.Layout(width='100%'), widgets.Layout(width='auto')
+    wide, narrow = widgets.Layout(width='calc(100% - 8px)'), widgets.Layout(width='auto')
     named, half = dict(style=dict(description_width='6em')), widgets.Layout(width='24em')
     return dict(
         prompt=widgets.Text(prompt, description='prompt', layout=wide, **named),
