@@ -214,9 +214,12 @@ def called(browser, text):
     return f'[data-called="{text}"]'
 
 
-def shots():
-    "Where screenshots go that somebody wants to look at."
-    return os.environ.get('SCREENSHOTS')
+def shot(browser, name, top):
+    "A screenshot that begins at an element, where somebody wants to look at them."
+    if not (folder := os.environ.get('SCREENSHOTS')): return
+    browser.run(f'document.querySelectorAll(".Toastify").forEach(e => e.remove()); document.querySelector({json.dumps(top)}).scrollIntoView()')
+    time.sleep(1)
+    browser.screenshot(f'{folder}/{name}.png')
 
 
 @needs_chromium
@@ -231,7 +234,7 @@ def test_the_page_in_jupyterlab(lab, mine):
         assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
         assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
         assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
-        if shots(): browser.screenshot(f'{shots()}/explore.png')
+        shot(browser, 'explore', '.widget-text')
 
         prompt = '.widget-text input'
         browser.type(prompt, 'a photo of a banana and a car.', enter=True)
@@ -255,20 +258,25 @@ def test_the_page_in_jupyterlab(lab, mine):
         nouns = len(list((mine/'masks').rglob('*.png')))
         browser.wait(f'document.body.innerText.includes("8 pictures to train on; {nouns} of {nouns} nouns have a mask")', slow)
         assert browser.run('document.querySelector(".tc-own img").naturalWidth') > 400
-        if shots(): browser.screenshot(f'{shots()}/look.png')
+        shot(browser, 'look', '[data-called=pictures]')
         browser.click(called(browser, 'Train'))
         browser.wait('document.querySelectorAll(".tc-previews img").length > 0', slow)                             # while it runs
         browser.wait('document.body.innerText.includes("Trained: ") && document.body.innerText.includes("2 of 2 drawn")', slow)
-        assert [browser.run(f'document.body.innerText.includes("{said}")') for said in ('Losses', 'attention on the object', 'from the same noise each time')] == [True]*3
+        assert [browser.run(f'document.body.innerText.includes("{said}")') for said in ('Losses', 'attention on the object', 'From the same noise each time')] == [True]*3
         assert browser.run('[...document.querySelectorAll(".tc-own img")].every(i => i.complete && i.naturalWidth > 60)')
-        if shots(): browser.screenshot(f'{shots()}/train.png')
+        shot(browser, 'train', '.tc-own img')
         assert (mine/'made'/'train'/'mine'/'report.html').is_file() and not list((mine/'mine').glob('*.json*'))
 
         for typed, said in (('', 'The prompt is empty'), ('cat '*60, 'make it shorter'), ('a zebra', 'spells')):
             browser.type(prompt, typed)
             browser.wait(f'document.querySelector(".tc-wrong")?.innerText.includes({json.dumps(said)})', slow)
-        if shots(): browser.screenshot(f'{shots()}/mistake.png')
-        browser.type(prompt, 'a photo of a cat.', enter=True)                                       # and it goes on
+        shot(browser, 'mistake', '.widget-text')
+        browser.type(prompt, 'a photo of a cat.')
+        browser.click(called(browser, 'words, models, numbers'))
+        for model, said in (('nbs', 'holds no pipeline'), ('tokencompose/zoo/sd', '2 of 2 drawn')):  # and it goes on
+            browser.type(called(browser, 'frozen'), model)
+            browser.click(called(browser, 'Draw'))
+            browser.wait(f'document.querySelector(".tc-say").parentElement.innerText.includes({json.dumps(said)})', slow)
         browser.wait('document.querySelectorAll(".tc-row img").length == 4', slow)
         assert browser.run('getComputedStyle(document.querySelector(".tc-alive")).visibility') == 'hidden'
 

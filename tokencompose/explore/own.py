@@ -335,9 +335,10 @@ def opened(self: OwnPictures, folder: Path):
     page.trained.options = trained_folders()
     page.trained.value = str(folder.relative_to(root) if folder.is_relative_to(root) else folder)
     page.rows[TRAINED].value = page.rows['frozen'].value = True
+    self.tell(f'{page.trained.value} draws above, beside the frozen model ...')
+    if begun := page.start(): begun.result()
     self.tell(f'Trained: {page.trained.value}, with a model card (README.md); report.html is beside it. '
-             'Above it draws beside the frozen model.')
-    page.start()
+              'It is the row of the trained model above.')
 
 # %% ../../nbs/9_pages/02_explore.own.ipynb #c30d5381
 _OWN = []
