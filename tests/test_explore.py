@@ -106,6 +106,7 @@ def test_two_rows_from_the_same_noise(page):
     assert page.pictures.value.count('<img') == 6 and page.step.max == 2
     frozen, trained = (drawing.picture() for drawing in page.drawings.values())
     assert torch.equal(frozen, trained)
+    assert page.layers.label == 'middle and up (supervised in the paper)'
     before = page.pictures.value
     page.layers.value = dict(page.layers.options)['up 16']
     page.step.value = 2
@@ -234,6 +235,7 @@ def test_the_page_in_jupyterlab(lab, mine):
         assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
         assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
         assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
+        assert browser.run('document.querySelector("select").selectedOptions[0].label').startswith('middle and up')
         shot(browser, 'explore', '.widget-text')
 
         prompt = '.widget-text input'

@@ -401,6 +401,7 @@ def choose(self: Page, drawing: Drawing):
     "Offer the layers that a drawing has."
     choices = [(name, tuple(groups)) for name, groups in layer_choices(list(drawing.groups)).items()]
     if [c[0] for c in choices] != [c[0] for c in self.layers.options]: self.layers.options = choices
+    if self.layers.index is None: self.layers.index = 0  # the widget itself chooses none where there was none
 
 @patch
 def show(
