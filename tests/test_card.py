@@ -33,6 +33,17 @@ def test_a_card_says_what_was_set(run):
     assert METHODS['token'].label in text and '(token loss beside the denoising loss)' in text and 'token and pixel' not in text
 
 
+def test_a_card_names_the_options_that_are_on(run):
+    plain = ModelCard.load(write_card(run)).text
+    config = read_json(run/'result.json')
+    for part in (config['config'], config['provenance']['params']): part.update(lora_rank=4, lora_targets=['to_k', 'to_v'], caption_dropout=.1, warmup_steps=20, min_snr_gamma=5., aspect_buckets=True)
+    write_json(run/'result.json', config)
+    text = ModelCard.load(write_card(run)).text
+    for row in ('| lora rank | 4 |', '| lora targets | to_k, to_v |', '| caption dropout | 0.1 |', '| warmup steps | 20 |', '| min snr gamma | 5 |', '| aspect buckets | True |'):
+        assert row in text and row.split('|')[1] not in plain, row
+    assert '-p lora_rank 4' in text and 'lora' not in plain
+
+
 def test_scores_are_those_of_this_seed_and_kind(run, tmp_path):
     for seed, found in ((0, ((3, 3), (3, 3))), (1, ((1, 2), (3, 3)))): save_result(toy_result('token', found, seed=seed), tmp_path)
     save_result(toy_result('denoise', ((0, 0), (0, 0)), seed=1), tmp_path)

@@ -15,6 +15,8 @@ from browser import Browser, CHROMIUM
 from conftest import ROOT
 from PIL import Image
 
+from tokencompose.data.masks import save_mask
+from tokencompose.data.world import draw_scene, enumerate_words, render, VSR
 from tokencompose.explore.drawing import draw_watched, layer_choices, words_in
 from tokencompose.explore.page import data_uri, judged_html, lit, Models, Page, row_html, sentence, trained_folders
 from tokencompose.models import loud_pipeline, tiny_pipeline
@@ -104,6 +106,7 @@ def test_two_rows_from_the_same_noise(page):
     assert page.pictures.value.count('<img') == 6 and page.step.max == 2
     frozen, trained = (drawing.picture() for drawing in page.drawings.values())
     assert torch.equal(frozen, trained)
+    assert page.layers.label == 'middle and up (supervised in the paper)'
     before = page.pictures.value
     page.layers.value = dict(page.layers.options)['up 16']
     page.step.value = 2
@@ -161,11 +164,25 @@ PANEL = '[...window.jupyterapp.shell.widgets("main")].find(w => w.sessionContext
 
 
 @pytest.fixture
-def lab(tmp_path):
+def mine(tmp_path):
+    "Eight captioned pictures of the world, and masks of two things each, in folders of their own."
+    for n in range(8):
+        scene = draw_scene((0, 'mine', n), VSR, 64)
+        image, masks = render(scene)
+        (tmp_path/'mine').mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path/'mine'/f'{n}.png')
+        (tmp_path/'mine'/f'{n}.txt').write_text(f'a photo of {enumerate_words([thing.phrase() for thing in scene.things])}.')
+        for thing, mask in zip(scene.things, masks): save_mask(tmp_path/'masks'/str(n)/f'{thing.name}.png', torch.from_numpy(mask))
+    return tmp_path
+
+
+@pytest.fixture
+def lab(mine, tmp_path):
     "JupyterLab with a copy of the page whose first picture is quick; yields its address."
     notebook = nbformat.read(ROOT/'nbs/explore.ipynb', 4)
     place = next(i for i, cell in enumerate(notebook.cells) if 'parameters' in cell.metadata.get('tags', []))
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell('rows = ["frozen", "trained"]; trained = "tokencompose/zoo/sd"; device = "cpu"; inference_steps = 6'))
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell('rows = ["frozen", "trained"]; trained = "tokencompose/zoo/sd"; device = "cpu"; inference_steps = 6\n'
+                                                               f'out_dir = {str(tmp_path/"made")!r}'))
     nbformat.write(notebook, tmp_path/'explore.ipynb')
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -191,13 +208,23 @@ def _answers(url):
     except OSError: return False
 
 
-def shots():
-    "Where screenshots go that somebody wants to look at."
-    return os.environ.get('SCREENSHOTS')
+def called(browser, text):
+    "A selector of the button of that name, the heading, or the field beside that label."
+    found = ('[...document.querySelectorAll("button, .widget-label, .jupyter-widget-Collapse-header")].reverse().find(e => e.innerText.trim() == %s)' % json.dumps(text))
+    browser.wait(f'(e => {{ if (!e) return false; if (e.matches(".widget-label")) e = e.parentElement.querySelector("input, textarea"); e.dataset.called = {json.dumps(text)}; return true }})({found})', 60)
+    return f'[data-called="{text}"]'
+
+
+def shot(browser, name, top):
+    "A screenshot that begins at an element, where somebody wants to look at them."
+    if not (folder := os.environ.get('SCREENSHOTS')): return
+    browser.run(f'document.querySelectorAll(".Toastify").forEach(e => e.remove()); document.querySelector({json.dumps(top)}).scrollIntoView()')
+    time.sleep(1)
+    browser.screenshot(f'{folder}/{name}.png')
 
 
 @needs_chromium
-def test_the_page_in_jupyterlab(lab):
+def test_the_page_in_jupyterlab(lab, mine):
     slow = 300  # seconds that a busy machine may take
     with Browser(1400, 1100) as browser:
         browser.open(f'{lab}/lab/tree/explore.ipynb?reset', slow)
@@ -208,7 +235,8 @@ def test_the_page_in_jupyterlab(lab):
         assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
         assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
         assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
-        if shots(): browser.screenshot(f'{shots()}/explore.png')
+        assert browser.run('document.querySelector("select").selectedOptions[0].label').startswith('middle and up')
+        shot(browser, 'explore', '.widget-text')
 
         prompt = '.widget-text input'
         browser.type(prompt, 'a photo of a banana and a car.', enter=True)
@@ -222,11 +250,35 @@ def test_the_page_in_jupyterlab(lab):
         for _ in range(3): browser.press('ArrowLeft')
         browser.wait(f'document.querySelector(".tc-row img").src != {json.dumps(before)}', slow)
 
+        browser.click(called(browser, 'your own pictures: look, train'))
+        for folder, said in (('', 'No folder is named'), (mine/'nowhere', 'There is no folder of images')):   # one's own pictures: looked at, trained on, opened
+            browser.type(called(browser, 'pictures'), str(folder))
+            browser.click(called(browser, 'Look'))
+            browser.wait(f'document.body.innerText.includes({json.dumps(said)})', slow)
+        for name, value in (('pictures', mine/'mine'), ('masks', mine/'masks'), ('updates', 6), ('LoRA rank', 2)): browser.type(called(browser, name), str(value))
+        browser.click(called(browser, 'Look'))
+        nouns = len(list((mine/'masks').rglob('*.png')))
+        browser.wait(f'document.body.innerText.includes("8 pictures to train on; {nouns} of {nouns} nouns have a mask")', slow)
+        assert browser.run('document.querySelector(".tc-own img").naturalWidth') > 400
+        shot(browser, 'look', '[data-called=pictures]')
+        browser.click(called(browser, 'Train'))
+        browser.wait('document.querySelectorAll(".tc-previews img").length > 0', slow)                             # while it runs
+        browser.wait('document.body.innerText.includes("Trained: ") && document.body.innerText.includes("2 of 2 drawn")', slow)
+        assert [browser.run(f'document.body.innerText.includes("{said}")') for said in ('Losses', 'attention on the object', 'From the same noise each time')] == [True]*3
+        assert browser.run('[...document.querySelectorAll(".tc-own img")].every(i => i.complete && i.naturalWidth > 60)')
+        shot(browser, 'train', '.tc-own img')
+        assert (mine/'made'/'train'/'mine'/'report.html').is_file() and not list((mine/'mine').glob('*.json*'))
+
         for typed, said in (('', 'The prompt is empty'), ('cat '*60, 'make it shorter'), ('a zebra', 'spells')):
             browser.type(prompt, typed)
             browser.wait(f'document.querySelector(".tc-wrong")?.innerText.includes({json.dumps(said)})', slow)
-        if shots(): browser.screenshot(f'{shots()}/mistake.png')
-        browser.type(prompt, 'a photo of a cat.', enter=True)                                       # and it goes on
+        shot(browser, 'mistake', '.widget-text')
+        browser.type(prompt, 'a photo of a cat.')
+        browser.click(called(browser, 'words, models, numbers'))
+        for model, said in (('nbs', 'holds no pipeline'), ('tokencompose/zoo/sd', '2 of 2 drawn')):  # and it goes on
+            browser.type(called(browser, 'frozen'), model)
+            browser.click(called(browser, 'Draw'))
+            browser.wait(f'document.querySelector(".tc-say").parentElement.innerText.includes({json.dumps(said)})', slow)
         browser.wait('document.querySelectorAll(".tc-row img").length == 4', slow)
         assert browser.run('getComputedStyle(document.querySelector(".tc-alive")).visibility') == 'hidden'
 

@@ -44,7 +44,7 @@ def place(tmp_path_factory):
 
 def config(place, out, **changes):
     own = dict(data=str(place/'data'), images=str(place/'images'), model=str(place/'model'), out_dir=str(out), cache=str(place/'cache'), resolution=64,
-               steps=4, batch_size=2, lr=1e-2, token_loss_scale=1e-2, pixel_loss_scale=1e-3, checkpoint_every=1, log_every=1)
+               steps=4, batch_size=2, lr=1e-2, token_loss_scale=1e-2, pixel_loss_scale=1e-3, log_every=1)  # a checkpoint where a run stops, and at its end
     return TrainConfig(**own | changes)
 
 
@@ -60,7 +60,7 @@ def test_a_run_without_options_is_named_as_before(place, tmp_path):
 
 @pytest.mark.parametrize('changes', [dict(aspect_buckets=True, speed='fast'), dict(aspect_buckets=True, lora_rank=2, lora_alpha=4., lora_targets=('to_k', 'conv1'))], ids=['whole', 'adapters'])
 def test_a_run_with_all_of_it_goes_on_exactly(place, tmp_path, changes):
-    looks = dict(val_data=str(place/'data'), val_images=str(place/'images'), sample_every=2, val_grounding=True)
+    looks = dict(val_data=str(place/'data'), val_images=str(place/'images'), sample_every=2, val_grounding=True, val_rows=2)
     own = dict(caption_dropout=.4, min_snr_gamma=5., warmup_steps=2, lr_schedule='cosine', ema=.5, averages=(.9,), **looks, **changes)
     train(config(place, tmp_path/'one', **own))
     train(config(place, tmp_path/'two', **own), stop_at=3), train(config(place, tmp_path/'two', **own))
@@ -137,7 +137,7 @@ def test_buckets_cut_masks_with_their_pictures_and_the_losses_follow(place, tmp_
 
 
 def test_grounding_while_training_is_the_grounding_metric(place, tmp_path):
-    train(config(place, tmp_path/'run', sample_every=2, val_data=str(place/'data'), val_images=str(place/'images'), val_grounding=True))
+    train(config(place, tmp_path/'run', steps=2, sample_every=1, val_data=str(place/'data'), val_images=str(place/'images'), val_grounding=True))
     pipe = load_pipeline(str(tmp_path/'run'/'pipeline'), device='cpu')
     mass = probe(pipe, GroundingDataset(place/'data', place/'images', pipe.tokenizer, 64)).scores['mass']
     looks = [line['val/grounding'] for line in lines(tmp_path/'run') if 'val/grounding' in line]

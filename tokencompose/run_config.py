@@ -272,8 +272,8 @@ PARAMETERS = {  # name -> (default, help)
     'keep_checkpoints': (-1, 'newest checkpoints kept, 2 when negative'),
     'log_every': (-1, 'updates between lines of metrics.jsonl, 10 when negative'),
     'sample_every': (-1, 'updates between sample grids and validation losses'),
-    'inference_steps': (-1, 'denoising steps of the sample grids'),
-    'guidance_scale': (-1.0, 'of the sample grids'),
+    'inference_steps': (-1, 'denoising steps of the sample grids'), 'guidance_scale': (-1.0, 'of the sample grids'),
+    'sample_prompts': ([], 'prompts of the sample grids; the notebook draws six of three things each when empty'),
     'model': ('', 'base pipeline, a folder or hub id'),
     'revision': ('', 'its commit or branch on the hub, the profile\'s when `model` is the profile\'s'),
     'data': ('', 'training folder in the authors\' layout, data/<profile>/tokencompose when empty'),
@@ -299,7 +299,7 @@ def config_of(
     if params['layers'] and get_method(method).layers:
         raise ValueError(f'Two choices of layers, by method {method} and by layers {list(params["layers"])}: '
                          'leave one out.')
-    others = ('averages', 'tensorboard', 'gradient_checkpointing', *OPTIONS)
+    others = ('averages', 'tensorboard', 'gradient_checkpointing', 'sample_prompts', *OPTIONS)
     changes = {name: params[name] for name in (*places, *others) if params[name]}
     changes |= {name: params[name] for name in ('keep_checkpoints', 'log_every') if params[name] >= 0}
     resized = profile.resolution != get_profile(profile.name).resolution

@@ -197,7 +197,7 @@ def row_choices() -> dict:  # Name -> label
 # %% ../../nbs/9_pages/01_explore.page.ipynb #722185d6
 def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
     "The widgets by name."
-    wide, narrow = widgets.Layout(width='100%'), widgets.Layout(width='auto')
+    wide, narrow = widgets.Layout(width='calc(100% - 8px)'), widgets.Layout(width='auto')
     named, half = dict(style=dict(description_width='6em')), widgets.Layout(width='24em')
     return dict(
         prompt=widgets.Text(prompt, description='prompt', layout=wide, **named),
@@ -401,6 +401,7 @@ def choose(self: Page, drawing: Drawing):
     "Offer the layers that a drawing has."
     choices = [(name, tuple(groups)) for name, groups in layer_choices(list(drawing.groups)).items()]
     if [c[0] for c in choices] != [c[0] for c in self.layers.options]: self.layers.options = choices
+    if self.layers.index is None: self.layers.index = 0  # the widget itself chooses none where there was none
 
 @patch
 def show(
