@@ -1,4 +1,6 @@
 """The model card: nothing typed, no path of a machine, and nothing uploaded unasked."""
+import shlex
+
 import pytest
 from conftest import ROOT
 from huggingface_hub import ModelCard
@@ -79,6 +81,17 @@ def test_the_command_holds_what_was_not_the_profiles_own(run):
     assert train_command(model) == 'papermill nbs/train.ipynb runs/train.ipynb -p profile mini -p method token -p seed 1'
     model.config |= dict(steps=5, gradient_checkpointing=True)
     assert train_command(model).endswith(' -p steps 5 -p gradient_checkpointing True')
+
+
+def test_the_command_of_a_run_of_ones_own_can_be_given_as_it_stands(run):
+    "Nothing empty, quoted where a shell needs it, and not into the folder of a table's run."
+    own = run.parents[2]/'mine'
+    run.rename(own)
+    model = trained_model(own)
+    model.config |= dict(data='my data/tokencompose', images='my data/pictures', val_data='')
+    words = shlex.split(train_command(model))
+    said = dict(zip(words[4::3], words[5::3]))
+    assert set(words[3::3]) == {'-p'} and said['data'] == 'my data/tokencompose' and said['out_dir'] == 'runs/mine' and 'val_data' not in said
 
 
 @pytest.mark.parametrize('repo, folder, said', [('cats', '', 'such as name/model'), ('a/b', 'nbs', 'no finished training'), ('../x/y', '', 'such as name/model')])

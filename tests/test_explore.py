@@ -235,7 +235,7 @@ def test_the_page_in_jupyterlab(lab, mine):
         assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
         assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
         assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
-        assert browser.run('document.querySelector("select").selectedOptions[0].label').startswith('middle and up')
+        assert browser.run('document.querySelector(".widget-dropdown select").selectedOptions[0].label').startswith('middle and up')
         shot(browser, 'explore', '.widget-text')
 
         prompt = '.widget-text input'
@@ -260,13 +260,13 @@ def test_the_page_in_jupyterlab(lab, mine):
         nouns = len(list((mine/'masks').rglob('*.png')))
         browser.wait(f'document.body.innerText.includes("8 pictures to train on; {nouns} of {nouns} nouns have a mask")', slow)
         assert browser.run('document.querySelector(".tc-own img").naturalWidth') > 400
-        shot(browser, 'look', '[data-called=pictures]')
+        shot(browser, 'look', '[data-called=Look]')
         browser.click(called(browser, 'Train'))
         browser.wait('document.querySelectorAll(".tc-previews img").length > 0', slow)                             # while it runs
         browser.wait('document.body.innerText.includes("Trained: ") && document.body.innerText.includes("2 of 2 drawn")', slow)
         assert [browser.run(f'document.body.innerText.includes("{said}")') for said in ('Losses', 'attention on the object', 'From the same noise each time')] == [True]*3
         assert browser.run('[...document.querySelectorAll(".tc-own img")].every(i => i.complete && i.naturalWidth > 60)')
-        shot(browser, 'train', '.tc-own img')
+        shot(browser, 'train', '.tc-own h4')
         assert (mine/'made'/'train'/'mine'/'report.html').is_file() and not list((mine/'mine').glob('*.json*'))
 
         for typed, said in (('', 'The prompt is empty'), ('cat '*60, 'make it shorter'), ('a zebra', 'spells')):

@@ -35,14 +35,14 @@ from .drawing import Drawing, Stopped, strange_words, words_in
 # %% ../../nbs/9_pages/01_explore.page.ipynb #77c60034
 def trained_folders(runs: str = 'runs') -> list:  # Folders as one would type them
     "Pipelines that trainings left, the newest first."
-    found = resolve(runs).glob('*/train/*/pipeline/model_index.json')
+    found = [path for place in ('*', '*/train/*') for path in resolve(runs).glob(f'{place}/pipeline/model_index.json')]
     newest, root = sorted(found, key=lambda path: -path.stat().st_mtime), repo_root()
     folders = [path.parent for path in newest]
     return [str(f.relative_to(root) if f.is_relative_to(root) else f) for f in folders]
 
 def how_to_train(profile: str) -> str:
     "One sentence for whoever has no trained model yet."
-    return (f'No trained model was found in runs/*/train/: make one with papermill nbs/train.ipynb runs/train.ipynb '
+    return (f'No trained model was found in runs/: make one with papermill nbs/train.ipynb runs/train.ipynb '
             f'-p profile {profile} (COMMANDS.md says what comes before), or name a folder beside "trained".')
 
 # %% ../../nbs/9_pages/01_explore.page.ipynb #feacee69

@@ -8,7 +8,7 @@ __all__ = ['LICENCES', 'TrainedModel', 'trained_model', 'options_on', 'recipe_ro
            'upload_plan', 'push', 'main']
 
 # %% ../../nbs/7_tables/07_reporting.card.ipynb #87f34bdd
-import json, re, shutil, sys, tempfile
+import json, re, shlex, shutil, sys, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.script import call_parse
@@ -85,6 +85,7 @@ def recipe_rows(model: TrainedModel) -> list:  # (name, value), texts
     rows.append(('took', f'{cost["seconds"]/60:.0f} minutes, {cost["samples_per_second"]:g} images a second'))
     return rows + [('made with', ', '.join(f'{name} {version}' for name, version in model.versions.items()))]
 
+# %% ../../nbs/7_tables/07_reporting.card.ipynb #f433b759
 def data_facts(model: TrainedModel) -> dict:  # name, rows, sha256; rows and sha256 only while the data are there
     "What the model was trained on, by name and content; no path of a machine."
     facts = dict(name=_place(model.config['data']))
@@ -156,10 +157,12 @@ def train_command(model: TrainedModel) -> str:
     own, given = config_for(get_profile(name), method, model.seed).to_dict(), []
     own['out_dir'] = model.config.get('out_dir') if model.profile else own['out_dir']
     for field, value in model.config.items():
-        if field not in PARAMETERS or field in ('seed', 'out_dir', 'sample_prompts') or _same(own.get(field), value): continue
+        if field not in PARAMETERS or field in ('seed', 'out_dir', 'sample_prompts'): continue
+        if value == '' or _same(own.get(field), value): continue  # as where nobody gives it
         if field in _FOLDERS: value = _place(value)
         listed = isinstance(value, (list, tuple))
-        given.append(f"-y '{field}: {json.dumps(list(value))}'" if listed else f'-p {field} {value}')
+        given.append(f"-y '{field}: {json.dumps(list(value))}'" if listed else f'-p {field} {shlex.quote(str(value))}')
+    if not model.profile: given.append(f'-p out_dir {shlex.quote("runs/" + model.folder.name)}')  # not a table's run
     asked = ' '.join(['-p profile', name, '-p method', method, '-p seed', str(model.seed), *given])
     return f'papermill nbs/train.ipynb runs/train.ipynb {asked}'
 
