@@ -175,7 +175,8 @@ class Profile(ProfileBinding, ProfileScoring, ProfileTraining, ProfileModels):
         *kinds: str,  # As `methods`
     ) -> list:  # Names of runs
         "The runs behind a table's or figure's rows: a trained method for each of its training seeds."
-        return [run for method in self.methods(shown, *kinds) for run in run_names([method], self.seeds_of(method, shown))]
+        return [run for method in self.methods(shown, *kinds)
+                for run in run_names([method], self.seeds_of(method, shown))]
 
     def _makes(self, method) -> bool:
         if method.kind == 'released': return bool(self.released_model(method.name))
@@ -194,7 +195,8 @@ MINI = Profile(
     coco_classes=WORLD_COCO, ade_classes=WORLD_ADE,
     steps=1000, batch_size=16, accumulation=1, lr=3e-4, token_loss_scale=2e-2, pixel_loss_scale=1e-3,
     layers=('mid_4', 'up_8', 'up_16'), mixed_precision='no', gradient_checkpointing=False, ema=0.0,
-    lr_schedule='linear', seeds=(0, 1, 2, 3, 4), side_seeds=(0, 1, 2), mask_sources=('automatic', 'exact'), checkpoint_every=500, sample_every=500,
+    lr_schedule='linear', seeds=(0, 1, 2, 3, 4), side_seeds=(0, 1, 2), mask_sources=('automatic', 'exact'),
+    checkpoint_every=500, sample_every=500,
     inference_steps=25, guidance_scale=4.0, prompts=200, prompt_source='drawn', prompt_seed=7, rounds=2,
     sample_batch=50,
     visor_prompts=120, visor_rounds=2, visor_judge='', coco_captions=150, flickr_captions=150, extractor='clip',

@@ -76,7 +76,7 @@ def hold_out(
     if not count: return str(folder), ''
     rows = [row for row, _ in json_rows(folder/'metadata.jsonl')]
     if count >= len(rows): raise ValueError(
-        f'{count} pictures are to be held out and {len(rows)} have a mask, so none would be left: hold out fewer.')
+        f'{count} pictures are to be held out and {len(rows)} have a mask, so none would be left: give fewer.')
     chosen = set(np.linspace(0, len(rows) - 1, count).round().astype(int).tolist())
     parts = dict(train=[row for n, row in enumerate(rows) if n not in chosen],
                  held_out=[rows[n] for n in sorted(chosen)])
@@ -89,7 +89,7 @@ def hold_out(
 def _own_controls(prompt: str) -> dict:
     "The widgets by name."
     named, wide = dict(style=dict(description_width='6em')), widgets.Layout(width='calc(100% - 8px)')
-    def text(name, placeholder): return widgets.Text('', description=name, placeholder=placeholder, layout=wide, **named)
+    def text(name, hint): return widgets.Text('', description=name, placeholder=hint, layout=wide, **named)
     def whole(name, value, least, most): return widgets.BoundedIntText(value, least, most, description=name, **named)
     methods = [(m.label, m.name) for m in METHODS.values() if m.trained and not m.layers and m.masks != 'exact']
     return dict(
@@ -127,7 +127,8 @@ class OwnPictures:
 
 # %% ../../nbs/9_pages/02_explore.own.ipynb #997b00f9
 _OWN_STYLE = '''<style>
-.tc-own img {max-width: 100%} .tc-own h4 {margin: .6em 0 .2em} .tc-own td, .tc-own th {padding: 0 1em 0 0; text-align: left}
+.tc-own img {max-width: 100%} .tc-own h4 {margin: .6em 0 .2em}
+.tc-own td, .tc-own th {padding: 0 1em 0 0; text-align: left}
 .tc-previews img {height: 138px; max-width: 100%; object-fit: contain; object-position: left}
 </style>'''
 
@@ -197,9 +198,11 @@ def follow(
     while not self.stopped.wait(.5) and job.running: look(job)
     if self.stopped.is_set():
         self.end()
-        raise Stopped('Stopped: the same button goes on with what is done.')
+        raise Stopped(f'Stopped ({log.name}): use the same button again, and it goes on with what is done.')
     look(job)
-    if job.process.returncode: raise ValueError(reason(job.said()))
+    if job.process.returncode:
+        error = reason(job.said())
+        raise ValueError(f'{error}')
 
 # %% ../../nbs/9_pages/02_explore.own.ipynb #91e6e03d
 @patch
@@ -228,8 +231,9 @@ def count_pictures(self: OwnPictures) -> int:  # Pictures with a caption
 def build(self: OwnPictures):
     "Make the training folder, by the notebook that does it on the command line too."
     self.tell(f'{self.count_pictures()} pictures with captions; making masks and rows ...')
-    asked = dict(profile=self.page.profile.name, images=str(self.pictures_folder()), captions=self.captions.value.strip(),
-                 masks=self.masks.value.strip(), noun=self.noun.value.strip(), out_dir=str(self.data_folder()),
+    asked = dict(profile=self.page.profile.name, images=str(self.pictures_folder()),
+                 captions=self.captions.value.strip(), masks=self.masks.value.strip(),
+                 noun=self.noun.value.strip(), out_dir=str(self.data_folder()),
                  gaps='skip' if self.gaps.value else 'error')
     given = [word for name, value in asked.items() if value for word in ('-r', name, value)]
     command = ['papermill', 'data_prep/own_images.ipynb', str(self.data_folder()/'own_images.ipynb'), *given]
@@ -263,13 +267,13 @@ def training_name(self: OwnPictures) -> str:
 def training_params(self: OwnPictures) -> dict:
     "Parameters of the training that the fields spell."
     if not (self.data_folder()/'tokencompose'/'metadata.jsonl').is_file(): raise FileNotFoundError(
-        f'The pictures of {self.pictures_folder().name} have no training folder yet: press Look first.')
-    base, steps = self.page.model.value.strip(), self.steps.value
+        f'The pictures of {self.pictures_folder().name} have no training folder yet: use Look first.')
+    base, steps, images = self.page.model.value.strip(), self.steps.value, str(self.pictures_folder())
     train_on, held_out = hold_out(self.data_folder()/'tokencompose', self.held_out.value)
     every = max(1, steps//4)
     told = dict(
         profile=self.page.profile.name, method=self.method.value, steps=steps, lora_rank=self.lora.value,
-        data=train_on, images=str(self.pictures_folder()), val_data=held_out, val_images=held_out and str(self.pictures_folder()),
+        data=train_on, images=images, val_data=held_out, val_images=held_out and images,
         val_grounding=bool(held_out), sample_every=every, checkpoint_every=every, log_every=max(1, steps//50),
         sample_prompts=[line.strip() for line in self.prompts.value.splitlines() if line.strip()],
         out_dir=str(self.place/'train'/self.training_name()))
