@@ -224,6 +224,7 @@ def shot(browser, name, top):
 
 
 @needs_chromium
+@pytest.mark.long
 def test_the_page_in_jupyterlab(lab, mine):
     slow = 300  # seconds that a busy machine may take
     with Browser(1400, 1100) as browser:
