@@ -5,6 +5,8 @@ PROFILE ?= quick
 FIGURES ?=
 # the training seed of make row
 SEED    ?= 0
+# training seeds of make rows, all when empty
+SEEDS   ?=
 # of a GPU hour, for make plan
 PRICE   ?= 2
 CORES   ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
@@ -21,11 +23,12 @@ export PYTHONDONTWRITEBYTECODE :=
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup plan reproduce row records publish results docs push test lab clean-notebooks
+.PHONY: help setup plan reproduce row rows records publish results docs push test lab clean-notebooks
 
 help:
 	@echo 'make reproduce                          the miniature paper at profile quick (PROFILE=mini: the long run)'
 	@echo 'make row TABLE=2 ROW=token PROFILE=mini one row of a table with one training seed (SEED=0), and its record'
+	@echo 'make rows PROFILE=mini                  every row of every table, one after the other, each with its record (SEEDS="0 1")'
 	@echo 'make plan PROFILE=sd14                 what would run, GPU hours and money (PRICE=2 an hour), counted'
 	@echo 'make records PROFILE=mini               what a run has finished into paper_figures/records/'
 	@echo 'make publish PROFILE=mini               its executed notebooks too'
@@ -61,6 +64,10 @@ row: setup
 	@$(ADOPT)
 	$(GRAPH) row --config profile=$(PROFILE) figures="$(if $(TABLE),table$(TABLE),figure$(FIGURE))" row=$(ROW) seed=$(SEED)
 	$(RECORDS) keep --profile $(PROFILE) --run $$($(BIN)/python -c "from tokencompose.methods import run_name; print(run_name('$(ROW)', $(SEED)))")
+
+rows: setup
+	@$(ADOPT)
+	$(GRAPH) rows --config profile=$(PROFILE) figures="$(FIGURES)" seeds="$(SEEDS)" rows=1
 
 plan: setup  # counted from shapes; nothing runs
 	@$(BIN)/python -m tokencompose.plan --profile $(PROFILE) --figures "$(FIGURES)" --row "$(ROW)" --price $(PRICE)

@@ -50,6 +50,14 @@ if ROW and not ROW_SCORES:
 ORDER = [*METRIC, *PROBES]
 WANTED = {wanted for name in ASKED for wanted in FIGURES[name] if not ROW or wanted[0] == ROW}
 
+# For `make rows`: a model's record is finished before the next model is begun; some training seeds only, the first of them
+# with the methods that have none
+ONE_BY_ONE = int('rows' in config)
+SEEDS = [int(seed) for seed in str(config.get('seeds', '')).replace(',', ' ').split()]
+def of_seeds(run):
+    seed = parse_run(run)[1]
+    return not SEEDS or (P.seeds[0] if seed is None else seed) in SEEDS
+
 def taken(run, score):
     "Says that a committed record was taken, if one was; no rule makes it."
     return f'{RUNS}/results/{score}/taken-{run}'
@@ -95,6 +103,18 @@ rule all:
 
 rule row:  # a method of a table with one training seed: trained, drawn, judged, probed
     input: sorted(made(*wanted) for wanted in ROW_SCORES)
+
+def left(run): return [wanted for wanted in WANTED if wanted[0] == run and not os.path.isfile(taken(*wanted))]
+
+rule rows:  # every model's record
+    input: [f'{RUNS}/kept/{run}' for run in sorted({run for run, _ in WANTED}) if of_seeds(run) and left(run)]
+
+rule kept:
+    input: lambda w: sorted(made(*wanted) for wanted in WANTED if wanted[0] == w.run)
+    output: touch(f'{RUNS}/kept/' + '{run}')
+    priority: 3*ONE_BY_ONE
+    threads: 1
+    shell: f'{PYTHON} -m tokencompose.reporting.records keep --profile {PROFILE} --run {{wildcards.run}}'
 
 # Of photos, those that FID compares with come too; --config fetch="{coco_url: http://mirror/coco}" names other servers
 FETCH = dict(coco_captions=-1) | dict(config.get('fetch') or {}) if P.pictures == 'photos' else {}
@@ -151,7 +171,7 @@ rule encode:  # once, so that trainings side by side find the cache
 rule train:
     input: 'nbs/train.ipynb', lambda w: f'{DATA}/cache/{os.path.basename(P.model)}-{METHODS[w.method].masks}.encoded', weights(P.model)
     output: f'{RUNS}/train/' + '{method}-seed{seed}/result.json'
-    priority: 1  # before pictures are drawn, so that the longest jobs are not the last
+    priority: 0 if ONE_BY_ONE else 1  # before pictures are drawn, so that the longest jobs are not the last
     threads: 1
     resources: gpu=1
     shell: papermill(NOTEBOOKS + '/train-{wildcards.method}-seed{wildcards.seed}.ipynb', method='{wildcards.method}', seed='{wildcards.seed}', python=ON_GPU)
@@ -162,6 +182,7 @@ def probes(w): return [score for score in w.scores.split('+') if score in PROBES
 rule sample:
     input: 'nbs/sample.ipynb', trained, f'{DATA}/provenance.json', weights(P.model)
     output: touch(f'{RUNS}/images/done/' + '{run}/{scores}')
+    priority: ONE_BY_ONE
     params: asked=asked
     threads: 1
     resources: gpu=1
@@ -175,6 +196,7 @@ rule evaluate:
         lambda w: [f'{DATA}/tokencompose_val/provenance.json', *weights(P.model)] if probes(w) else [],
         lambda w: made(w.run, 'daam') if 'examples' in probes(w) and (w.run, 'daam') in DAAM_ASKED else []  # its inversions are used again
     output: touch(f'{RUNS}/results/done/' + '{run}/{scores}')
+    priority: 2*ONE_BY_ONE
     params:
         asked=asked, metric=lambda w: '+'.join(dict.fromkeys([*(METRIC[name] for name in benchmarks(w)), *probes(w)])),
         benchmark=lambda w: f'-p benchmark {"+".join(benchmarks(w))}' if benchmarks(w) else ''

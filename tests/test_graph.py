@@ -173,6 +173,23 @@ def test_what_a_record_holds_is_not_made_again(tmp_path):
     assert {g['method'] for n, _, g in plan if n == 'nbs/train.ipynb'} == {'pixel', 'token', 'tokencompose'}
 
 
+def test_rows_one_after_the_other(tmp_path):
+    for name in ('nbs', 'data_prep', 'paper_figures', 'tokencompose', 'settings.ini'): (tmp_path/name).symlink_to(ROOT/name)
+    for metric in (*get_profile('mini').ablation, 'grounding'):
+        path = tmp_path/'runs'/'mini'/'results'/metric/'taken-pixel-seed1'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    def kept(**config):
+        given = [f'{name}={value}' for name, value in config.items()]
+        said = run_python(SNAKEMAKE, 'rows', '-s', ROOT/'Snakefile', '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=mini', 'figures=table2', *given, cwd=tmp_path)[1]
+        return set(re.findall(r'records keep --profile mini --run (\S+)', said)), said
+    runs, said = kept(seeds=1, rows=1)
+    assert runs == set(get_profile('mini').runs('table2')) & {f'{name}-seed1' for name in rows('table2')} - {'pixel-seed1'}, said[-500:]
+    assert {'frozen', 'denoise-seed0', 'denoise-seed2'} == kept(seeds='"0 2"', rows=1)[0] & {'frozen', 'denoise-seed0', 'denoise-seed1', 'denoise-seed2'}
+    first = [int(re.search(r'priority: (\d)', said.split(f'rule {rule}:')[1].split('shell')[0] + 'priority: 0')[1]) for rule in ('train', 'sample', 'evaluate', 'kept')]
+    assert first == [0, 1, 2, 3]  # what finishes a row is done before another is begun
+
+
 def test_what_is_there_is_not_made_again_when_more_is_asked_for(tmp_path):
     for name in ('nbs', 'data_prep', 'paper_figures', 'tokencompose', 'settings.ini'): (tmp_path/name).symlink_to(ROOT/name)
     for place, scores in (('images', 'multigen_coco+visor'), ('results', 'multigen_coco+visor')):

@@ -209,7 +209,7 @@ MINI = Profile(
 
 QUICK = MINI.replace(
     name='quick', train_images=1024, val_images=200, steps=200, seeds=(0,), side_seeds=(), mask_sources=('automatic',),
-    checkpoint_every=100, sample_every=100, prompts=32, rounds=2, visor_prompts=60, visor_rounds=1, coco_captions=100,
+    checkpoint_every=100, sample_every=200, prompts=32, rounds=2, visor_prompts=60, visor_rounds=1, coco_captions=100,
     flickr_captions=100, latency_rounds=10, daam_pictures=8, inner_steps=3,
     figures=('figure2', 'table2', 'figure4'), ablation=('multigen_coco', 'multigen_ade20k'), layer_rows=False)
 
