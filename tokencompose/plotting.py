@@ -265,7 +265,8 @@ def loss_curves(
     for ax, (title, frame) in zip(axes[0], panels.items()):
         for name, line in frame.items(): _draw_curve(ax, line.dropna(), name, colours.get(name, '.2'), beta)
         ax.set(title=title.replace('_', ' '), xlabel=x)
-        if frame.shape[1] > 1: ax.legend(fontsize=7)
+    drawn = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels()) if label in colours}
+    if drawn: figure.legend(drawn.values(), drawn, fontsize=7, loc='outside right upper')
     plt.close(figure)
     return figure
 
