@@ -9,6 +9,7 @@ import torch
 from processes import Started
 from safetensors.torch import load_file
 
+from tokencompose import training
 from tokencompose.core import file_sha256
 from tokencompose.data.coco import build_dataset, read_coco
 from tokencompose.data.world_files import write_world
@@ -110,3 +111,11 @@ def test_a_held_folder_ends_both_processes(place, tmp_path):
         ranks = launch(settings(place, tmp_path/'run'))
         assert [rank.wait(60) for rank in ranks] == [1, 1]
     assert 'Another process is training in' in ranks[0].output and 'another of the 2 processes has ended' in ranks[1].output
+
+
+def test_a_process_that_nobody_meets_says_so(tmp_path, monkeypatch):
+    def alone(**more): raise torch.distributed.DistNetworkError('The client socket has timed out after 1800000ms while trying to connect to (127.0.0.1, 29500).')
+    monkeypatch.setattr(training, 'Accelerator', alone)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(RuntimeError, match='another of the 2 processes has ended or does not answer .*start all of them again'):
+        training.new_accelerator(TrainConfig(data='d', images='i', model='m', out_dir='o'))

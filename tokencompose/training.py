@@ -373,7 +373,8 @@ def check_inputs(config: TrainConfig) -> dict:  # See `begun_with`
 def new_accelerator(config: TrainConfig) -> Accelerator:
     "This process among those of the launch, connected."
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
+    with together(config.out_dir, int(os.environ.get('WORLD_SIZE', 1))):  # here they meet
+        return Accelerator(mixed_precision=config.mixed_precision, cpu=on_cpu)
 
 def only_run(out: Path, accelerator: Accelerator):
     "The run's folder, held by the first process."
