@@ -19,7 +19,7 @@ from faults import at_call, CODE, counted, here, LATER, left_over, PROMPTS, prep
 from processes import run_python
 
 from tokencompose.checkpoints import checkpoints, newest_checkpoint
-from tokencompose.core import keyed_rng, read_json, write_json
+from tokencompose.core import atomic_path, keyed_rng, read_json, write_json
 from tokencompose.metrics.detection import detect, load_judge
 from tokencompose.models import load_pipeline
 from tokencompose.pretraining.fit import fit, FitConfig
@@ -145,6 +145,14 @@ def test_no_room_for_a_checkpoint(place, whole, tmp_path):
     with no_file_above(200_000), pytest.raises(OSError, match='step-0000002, a checkpoint, cannot be written: .*kept'): train(config(place, out))
     assert [path.name for path in (out/'checkpoints').iterdir()] == ['step-0000001']
     assert train(config(place, out))['step'] == 3
+
+
+@pytest.mark.parametrize('numbers', [51_000, 60_000, 10**6])
+def test_no_room_for_what_torch_writes(tmp_path, numbers):
+    "It says so in other words each time."
+    with no_file_above(200_000), pytest.raises(OSError, match='state.pt cannot be written: .*What was finished before is kept'):
+        with atomic_path(tmp_path/'state.pt') as temporary: torch.save(dict(weights=torch.zeros(numbers)), temporary)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_room_for_other_work(place, tmp_path):

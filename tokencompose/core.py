@@ -99,12 +99,13 @@ def in_parallel(
 _TROUBLE = {errno.ENOSPC: 'the disk is full', errno.EDQUOT: 'the quota of disk space is used up',
             errno.EFBIG: 'it would be larger than a file may be', errno.EROFS: 'the file system is read-only',
             errno.EIO: 'the disk reports an error'}
+_OF_TORCH = 'PytorchStreamWriter failed', 'inline_container', 'basic_ios::clear'  # what torch.save says of a full disk
 
 def disk_trouble(error: Exception) -> str:
     "Why the disk refused, in words; empty where it is no matter of the disk. safetensors and torch only write a text."
     number, text = getattr(error, 'errno', None), str(error)
     if code := re.search(r'\(os error (\d+)\)', text): number = int(code[1])
-    if 'PytorchStreamWriter failed' in text: return 'the disk is full, or refuses for another reason'
+    if any(words in text for words in _OF_TORCH): return 'the disk is full, or refuses for another reason'
     return _TROUBLE.get(number, '')
 
 @contextlib.contextmanager
@@ -125,7 +126,8 @@ def writing(
 # %% ../nbs/0_base/00_core.ipynb #a970717d
 def make_folder(folder):
     "Make a folder, unless it is there; a file in its place is named."
-    try: Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(folder): Path(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise NotADirectoryError(f'The folder {folder} cannot be made, since a file is in its place: '
                                  'name another, or move the file.') from None
