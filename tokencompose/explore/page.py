@@ -42,8 +42,9 @@ def trained_folders(runs: str = 'runs') -> list:  # Folders as one would type th
 
 def how_to_train(profile: str) -> str:
     "One sentence for whoever has no trained model yet."
-    return (f'No trained model was found in runs/: make one with papermill nbs/train.ipynb runs/train.ipynb '
-            f'-p profile {profile} (COMMANDS.md says what comes before), or name a folder beside "trained".')
+    return (f'No trained model was found in runs/: train one on your own pictures, in the last line of the page, or with '
+            f'papermill nbs/train.ipynb runs/train.ipynb -p profile {profile} (COMMANDS.md says what comes before), '
+            'or name a folder beside "trained".')
 
 # %% ../../nbs/9_pages/01_explore.page.ipynb #feacee69
 class Models:
@@ -198,7 +199,7 @@ def row_choices() -> dict:  # Name -> label
 def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
     "The widgets by name."
     wide, narrow = widgets.Layout(width='calc(100% - 8px)'), widgets.Layout(width='auto')
-    named, half = dict(style=dict(description_width='6em')), widgets.Layout(width='24em')
+    named = dict(style=dict(description_width='6em'))
     return dict(
         prompt=widgets.Text(prompt, description='prompt', layout=wide, **named),
         words=widgets.Text(words, description='words', placeholder='the nouns of the prompt', layout=wide, **named),
@@ -213,9 +214,9 @@ def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
               for name, label in row_choices().items()},
         draw=widgets.Button(description='Draw', button_style='primary', icon='pencil'),
         stop=widgets.Button(description='Stop', icon='stop', disabled=True),
-        layers=widgets.Dropdown(description='layers', layout=half, **named),
+        layers=widgets.Dropdown(description='layers', layout=widgets.Layout(width='32em'), **named),
         step=widgets.IntSlider(recipe.inference_steps, 1, max(2, recipe.inference_steps), description='step',
-                               layout=half, **named))
+                               layout=widgets.Layout(width='24em'), **named))
 
 class Page:
     "The page: `view` is what is shown."
@@ -447,6 +448,7 @@ def prepare(self: Page):
     except Exception as error: return self.say(sentence(error), wrong=True)
     finally: self.ready = True
     self.light()
+    self.prompt.focus()  # the browser brings the page into sight, ready to be typed into
     self.start()
 
 @patch
