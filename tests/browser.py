@@ -96,9 +96,13 @@ class Browser:
     def text(self) -> str: return self.run('document.body.innerText')
 
     def click(self, selector):
-        "Press the left button in the middle of an element."
-        x, y = self.wait(f'(e => {{ if (!e) return null; e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width/2, r.y + r.height/2] : null }})(document.querySelector({json.dumps(selector)}))')
-        for kind in ('mousePressed', 'mouseReleased'): self.send('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
+        "Press the left button in the middle of an element, once it stands still."
+        script = f'(e => {{ if (!e) return null; e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width/2, r.y + r.height/2] : null }})(document.querySelector({json.dumps(selector)}))'
+        place = None
+        while (now := self.wait(script)) != place:
+            place = now
+            time.sleep(.05)
+        for kind in ('mousePressed', 'mouseReleased'): self.send('Input.dispatchMouseEvent', type=kind, x=place[0], y=place[1], button='left', clickCount=1)
 
     def type(self, selector, text, enter=False):
         "Put text into a field in place of what it holds."
