@@ -42,7 +42,7 @@ def trained_folders(runs: str = 'runs') -> list:  # Folders as one would type th
 
 def how_to_train(profile: str) -> str:
     "One sentence for whoever has no trained model yet."
-    return (f'No trained model was found in runs/: train one on your own pictures, in the last line of the page, or with '
+    return ('No trained model was found in runs/: make one of your own pictures, in the last line of the page, or with '
             f'papermill nbs/train.ipynb runs/train.ipynb -p profile {profile} (COMMANDS.md says what comes before), '
             'or name a folder beside "trained".')
 

@@ -229,8 +229,8 @@ def _limits(model: TrainedModel) -> str:
     if not profile or not base.startswith('tokencompose/zoo/'):
         return 'What the base model cannot do, or should not be asked, holds here too; read its card.'
     things = sorted({*profile.coco_classes, *profile.ade_classes})
-    return (f'A miniature of {profile.resolution} pixels whose base has only ever seen drawings of {len(things)} things '
-            f'({", ".join(things)}), made to study the method; the drawings are by OpenMoji, CC BY-SA 4.0.')
+    return (f'A miniature of {profile.resolution} pixels whose base has only ever seen drawings of '
+            f'{len(things)} things ({", ".join(things)}), made to study the method; the drawings are by OpenMoji, CC BY-SA 4.0.')
 
 def _counted(n: dict) -> str: return ', '.join(f'{count} {what}' for what, count in n.items())
 
