@@ -230,7 +230,8 @@ def _limits(model: TrainedModel) -> str:
         return 'What the base model cannot do, or should not be asked, holds here too; read its card.'
     things = sorted({*profile.coco_classes, *profile.ade_classes})
     return (f'A miniature of {profile.resolution} pixels whose base has only ever seen drawings of '
-            f'{len(things)} things ({", ".join(things)}), made to study the method; the drawings are by OpenMoji, CC BY-SA 4.0.')
+            f'{len(things)} things ({", ".join(things)}), made to study the method; '
+            'the drawings are by OpenMoji, CC BY-SA 4.0.')
 
 def _counted(n: dict) -> str: return ', '.join(f'{count} {what}' for what, count in n.items())
 
