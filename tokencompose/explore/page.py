@@ -231,7 +231,7 @@ class Page:
         self.__dict__.update(found)
         self.lit, self.said, self.pictures, self.judged, self.alive = (widgets.HTML() for _ in range(5))
         self.bar = widgets.IntProgress(layout=widgets.Layout(width='24em', visibility='hidden'))
-        self.request, self.drawings, self.notes, self.ready = None, {}, [], False
+        self.request, self.drawings, self.notes, self.failed, self.ready = None, {}, [], {}, False
         self.worker, self.closed = ThreadPoolExecutor(1, 'explore'), threading.Event()
         self.view = self._arranged()
         self._listen()
@@ -268,8 +268,15 @@ def say(
 ):
     "Show a sentence, below it what was noted on the way."
     lines = [f'<div class="tc-say{" tc-wrong"*wrong}">{html.escape(text)}</div>']
-    lines += [f'<div class="tc-say tc-wrong">{html.escape(note)}</div>' for note in dict.fromkeys(self.notes)]
+    lines += [f'<div class="tc-say tc-wrong">{html.escape(note)}</div>' for note in self.remarks()]
     self.said.value = ''.join(lines)
+
+@patch
+def remarks(self: Page) -> list:  # Sentences
+    "What went wrong, a mistake of all rows once, and what was noted on the way."
+    rows = len(self.request.rows) if self.request else 0
+    wrong = [text if len(labels) == rows else f'{", ".join(labels)}: {text}' for text, labels in self.failed.items()]
+    return [*wrong, *dict.fromkeys(self.notes)]
 
 # %% ../../nbs/9_pages/01_explore.page.ipynb #955b11a5
 @patch
@@ -279,7 +286,7 @@ def named(self: Page) -> list: return [word for word in self.words.value.split('
 def light(self: Page):
     "Show the prompt with its nouns, as it stands."
     if not self.ready: return
-    self.notes = []
+    self.notes, self.failed = [], {}
     try:
         tokenizer = self.models.pipeline(self.model.value).tokenizer
         prompt = check_prompt(self.prompt.value, tokenizer)
@@ -329,7 +336,7 @@ def asked(self: Page) -> Request:
 def start(self: Page):
     "Draw what the controls say."
     self.halt()
-    self.notes = []
+    self.notes, self.failed = [], {}
     try: self.request = self.asked()
     except Exception as error: return self.say(sentence(error), wrong=True)
     return self.worker.submit(self.work, self.request)
@@ -357,7 +364,7 @@ def work(self: Page, request: Request):
     for row in request.rows:
         try: self.draw_row(request, *row, begun)
         except Stopped: break
-        except Exception as error: self.note(f'{row[1]}: {sentence(error)}')
+        except Exception as error: self.failed.setdefault(sentence(error), []).append(row[1])
         else: rows.append(row[1])
         finally: self.say()
     self.stop.disabled, self.bar.layout.visibility = True, 'hidden'
