@@ -260,6 +260,7 @@ def _listen(self: Page):
         text.observe(lambda _: self.light(), 'value')
     for choice in (self.layers, self.step): choice.observe(lambda _: self.show(), 'value')
 
+# %% ../../nbs/9_pages/01_explore.page.ipynb #f3b8c2a5
 @patch
 def say(
     self: Page,
