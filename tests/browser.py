@@ -63,14 +63,21 @@ class Browser:
     def resize(self, width, height=1000):
         self.send('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def open(self, url, seconds=60):
-        self.loaded = False
-        self.send('Page.navigate', url=url)
+    def open(self, url, seconds=60, ready='', tries=3):
+        "Go to a page and wait until it is loaded, or until an expression is true; a page that hangs is asked for again."
         last = time.monotonic() + seconds
-        while not self.loaded:
-            assert time.monotonic() < last, f'{url} was not loaded in {seconds} seconds'
-            self.send('Runtime.evaluate', expression='0')
-            time.sleep(.02)
+        for n in range(1, tries + 1):
+            self.loaded = False
+            self.send('Page.navigate', url=url)
+            while time.monotonic() < last - seconds*(1 - n/tries):
+                if self._true(ready or 'true') and (ready or self.loaded): return
+                time.sleep(.05)
+        raise AssertionError(f'{url} was not loaded in {seconds} seconds: {self.text()[-2000:]}')
+
+    def _true(self, script) -> bool:
+        "Whether an expression is true; one that fails, as in a page that is just replaced, is not."
+        try: return bool(self.run(script))
+        except AssertionError: return False
 
     def run(self, script):
         "The value of a JavaScript expression; a promise is waited for."
@@ -89,9 +96,13 @@ class Browser:
     def text(self) -> str: return self.run('document.body.innerText')
 
     def click(self, selector):
-        "Press the left button in the middle of an element."
-        x, y = self.wait(f'(e => {{ if (!e) return null; e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width/2, r.y + r.height/2] : null }})(document.querySelector({json.dumps(selector)}))')
-        for kind in ('mousePressed', 'mouseReleased'): self.send('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
+        "Press the left button in the middle of an element, once it stands still."
+        script = f'(e => {{ if (!e) return null; e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect(); return r.width ? [r.x + r.width/2, r.y + r.height/2] : null }})(document.querySelector({json.dumps(selector)}))'
+        place = None
+        while (now := self.wait(script)) != place:
+            place = now
+            time.sleep(.05)
+        for kind in ('mousePressed', 'mouseReleased'): self.send('Input.dispatchMouseEvent', type=kind, x=place[0], y=place[1], button='left', clickCount=1)
 
     def type(self, selector, text, enter=False):
         "Put text into a field in place of what it holds."

@@ -46,6 +46,19 @@ def test_a_card_names_the_options_that_are_on(run):
     assert '-p lora_rank 4' in text and 'lora' not in plain
 
 
+@pytest.mark.parametrize('params, said', [(dict(images='mine', masks='my_masks'), 'Masks: given with the pictures.'), (dict(images='mine', masks=''), 'Masks: found by models.'),
+                                          (dict(source='coco'), 'Masks: found by models, or as the folder has them.')])
+def test_a_card_of_ones_own_pictures_says_whose_masks_and_what_the_base_knows(run, tmp_path, params, said):
+    write_json(tmp_path/'data'/'provenance.json', dict(params=params))
+    mine = run.rename(tmp_path/'mine')
+    kept = read_json(mine/'result.json')
+    for part in (kept['config'], kept['provenance']['params']): part.update(data=str(tmp_path/'data'/'split'/'train'), val_grounding=True)
+    write_json(mine/'result.json', kept)
+    text = ModelCard.load(write_card(mine, 'somebody/cats')).text
+    assert said in text and 'OpenMoji, CC BY-SA 4.0' in text and 'whose base has only ever seen drawings of 25 things' in text
+    assert 'cats: a Stable Diffusion pipeline' in text and '| val grounding' not in text
+
+
 def test_scores_are_those_of_this_seed_and_kind(run, tmp_path):
     for seed, found in ((0, ((3, 3), (3, 3))), (1, ((1, 2), (3, 3)))): save_result(toy_result('token', found, seed=seed), tmp_path)
     save_result(toy_result('denoise', ((0, 0), (0, 0)), seed=1), tmp_path)

@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from tokencompose.data.masks import save_mask
-from tokencompose.data.world import draw_scene, enumerate_words, render, VSR
+from tokencompose.data.world import draw_scene, enumerate_words, Mixture, render
 from tokencompose.explore.drawing import draw_watched, layer_choices, words_in
 from tokencompose.explore.page import data_uri, judged_html, lit, Models, Page, row_html, sentence, trained_folders
 from tokencompose.models import loud_pipeline, tiny_pipeline
@@ -119,7 +119,7 @@ def test_two_rows_from_the_same_noise(page):
     (dict(trained='README.md'), 'is one file'), (dict(trained=''), 'No trained model was found')])
 def test_a_mistake_is_a_sentence_and_it_goes_on(page, changes, said):
     before = {name: getattr(page, name).value for name in changes}
-    assert said in told(page, **changes)
+    assert told(page, **changes).count(said) == 1
     assert '2 of 2 drawn' in told(page, **before)
 
 
@@ -159,53 +159,73 @@ def test_an_unforeseen_error_names_its_kind(): assert sentence(KeyError('x')) ==
 
 # ---- the page in JupyterLab
 
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium on this machine: apt-get install chromium')
+SHOTS = os.environ.get('SCREENSHOTS')  # a folder for pictures of the page, which then draws with more steps and trains longer
+PICTURES, SIDE, UPDATES, STEPS = (20, 192, 100, 25) if SHOTS else (8, 64, 3, 6)
+SLOW = 300  # seconds that a busy machine may take for anything
 PANEL = '[...window.jupyterapp.shell.widgets("main")].find(w => w.sessionContext)'
+FIRST = 'a photo of a cat, a clock, a donut, and a pizza.'
+PROMPT_FIELD = '.widget-text input'
+NOUNS = '[...document.querySelectorAll(".tc-lit mark")].map(m => m.innerText).join()'
 
 
-@pytest.fixture
-def mine(tmp_path):
-    "Eight captioned pictures of the world, and masks of two things each, in folders of their own."
-    for n in range(8):
-        scene = draw_scene((0, 'mine', n), VSR, 64)
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+    "A folder with captioned pictures of the world, and masks of two or more things each in another one; for screenshots below runs/, where no machine's path shows."
+    place = ROOT/'runs' if SHOTS else tmp_path_factory.mktemp('mine')
+    for n in range(PICTURES):
+        scene = draw_scene((0, 'mine', n), Mixture((0., .8, .2), together=.4), SIDE)
         image, masks = render(scene)
-        (tmp_path/'mine').mkdir(exist_ok=True)
-        Image.fromarray(image).save(tmp_path/'mine'/f'{n}.png')
-        (tmp_path/'mine'/f'{n}.txt').write_text(f'a photo of {enumerate_words([thing.phrase() for thing in scene.things])}.')
-        for thing, mask in zip(scene.things, masks): save_mask(tmp_path/'masks'/str(n)/f'{thing.name}.png', torch.from_numpy(mask))
-    return tmp_path
+        (place/'my_folder').mkdir(exist_ok=True)
+        Image.fromarray(image).save(place/'my_folder'/f'{n}.png')
+        (place/'my_folder'/f'{n}.txt').write_text(f'a photo of {enumerate_words([thing.phrase() for thing in scene.things])}.')
+        for thing, mask in zip(scene.things, masks): save_mask(place/'my_masks'/str(n)/f'{thing.name}.png', torch.from_numpy(mask))
+    yield place
+    for name in ('my_folder', 'my_masks', 'explore'): shutil.rmtree(place/name, ignore_errors=True)
 
 
-@pytest.fixture
-def lab(mine, tmp_path):
-    "JupyterLab with a copy of the page whose first picture is quick; yields its address."
-    notebook = nbformat.read(ROOT/'nbs/explore.ipynb', 4)
+@pytest.fixture(scope='module')
+def lab(mine, tmp_path_factory):
+    "JupyterLab with a copy of the page whose first picture is quick; yields its address. The kernel is there before the page is."
+    folder, notebook = tmp_path_factory.mktemp('lab'), nbformat.read(ROOT/'nbs/explore.ipynb', 4)
     place = next(i for i, cell in enumerate(notebook.cells) if 'parameters' in cell.metadata.get('tags', []))
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell('rows = ["frozen", "trained"]; trained = "tokencompose/zoo/sd"; device = "cpu"; inference_steps = 6\n'
-                                                               f'out_dir = {str(tmp_path/"made")!r}'))
-    nbformat.write(notebook, tmp_path/'explore.ipynb')
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(f'prompt = {FIRST!r}; rows = ["frozen", "trained"]; trained = "tokencompose/zoo/sd"; device = "cpu"\n'
+                                                               f'inference_steps = {STEPS}; out_dir = {str(mine/"explore")!r}'))
+    nbformat.write(notebook, folder/'explore.ipynb')
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    own = {f'JUPYTER_{kind}_DIR': str(tmp_path/kind) for kind in ('CONFIG', 'DATA', 'RUNTIME')}
-    settings = ['--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', '--ServerApp.disable_check_xsrf=True', f'--ServerApp.root_dir={tmp_path}',
-                '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
-    with open(tmp_path/'lab.log', 'w') as log:
+    own = {f'JUPYTER_{kind}_DIR': str(folder/kind) for kind in ('CONFIG', 'DATA', 'RUNTIME')}
+    settings = ['--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=', '--ServerApp.disable_check_xsrf=True', f'--ServerApp.root_dir={folder}',
+                '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.extension_manager=readonly']
+    with open(folder/'lab.log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *settings], env={**os.environ, **own}, stdout=log, stderr=log)
     try:
-        last = time.monotonic() + 120
+        last = time.monotonic() + SLOW
         while not _answers(f'http://127.0.0.1:{port}/api'):
-            assert server.poll() is None and time.monotonic() < last, (tmp_path/'lab.log').read_text()[-2000:]
+            assert server.poll() is None and time.monotonic() < last, (folder/'lab.log').read_text()[-2000:]
             time.sleep(.1)
+        session = dict(path='explore.ipynb', name='explore.ipynb', type='notebook', kernel=dict(name='python3'))
+        _answers(urllib.request.Request(f'http://127.0.0.1:{port}/api/sessions', json.dumps(session).encode(), {'Content-Type': 'application/json'}), SLOW)
         yield f'http://127.0.0.1:{port}'
     finally:
         server.terminate()
         server.wait(60)
 
 
-def _answers(url):
-    try: return bool(urllib.request.urlopen(url, timeout=5))
+def _answers(url, seconds=5):
+    try: return bool(urllib.request.urlopen(url, timeout=seconds).read())
     except OSError: return False
+
+
+@pytest.fixture(scope='module')
+def shown(lab):
+    "A browser in which the page has drawn its first prompt."
+    with Browser(1400, 1100) as browser:
+        browser.open(f'{lab}/lab/tree/explore.ipynb?reset', SLOW, f'window.jupyterapp && {PANEL}?.sessionContext.kernelDisplayStatus == "idle"')
+        browser.run(f'window.jupyterapp.shell.activateById({PANEL}.id); window.jupyterapp.commands.execute("application:toggle-left-area"); window.jupyterapp.commands.execute("notebook:run-all-cells"); 1')
+        browser.wait(f'{NOUNS} == "cat,clock,donut,pizza"', SLOW)                                    # the nouns light up
+        browser.wait('document.body.innerText.includes("2 of 2 drawn")', SLOW)
+        yield browser
 
 
 def called(browser, text):
@@ -216,77 +236,93 @@ def called(browser, text):
 
 
 def shot(browser, name, top):
-    "A screenshot that begins at an element, where somebody wants to look at them."
-    if not (folder := os.environ.get('SCREENSHOTS')): return
+    "A picture that begins at an element, small enough to be kept, where somebody wants to look at them."
+    if not SHOTS: return
     browser.run(f'document.querySelectorAll(".Toastify").forEach(e => e.remove()); document.querySelector({json.dumps(top)}).scrollIntoView()')
     time.sleep(1)
-    browser.screenshot(f'{folder}/{name}.png')
+    browser.screenshot(f'{SHOTS}/{name}.png')
+    left, top, right, bottom = browser.run('((view, page) => [page.left - 8, view.top, page.right + 8, Math.min(view.bottom, page.bottom + 8)])('
+                                           'document.querySelector(".jp-WindowedPanel-outer").getBoundingClientRect(), '
+                                           'document.querySelector(".tc-lit").closest(".jp-OutputArea-output").getBoundingClientRect())')
+    picture = Image.open(f'{SHOTS}/{name}.png').convert('RGB').crop((left, top, right, bottom))
+    picture.thumbnail((1100, 1100), Image.LANCZOS)
+    picture.save(f'{SHOTS}/{name}.webp', quality=60, method=6)
+
+
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason='no Chromium on this machine: apt-get install chromium')
 
 
 @needs_chromium
-@pytest.mark.long
-def test_the_page_in_jupyterlab(lab, mine):
-    slow = 300  # seconds that a busy machine may take
-    with Browser(1400, 1100) as browser:
-        browser.open(f'{lab}/lab/tree/explore.ipynb?reset', slow)
-        browser.wait(f'window.jupyterapp && {PANEL}?.sessionContext.kernelDisplayStatus == "idle"', slow)
-        browser.run(f'window.jupyterapp.shell.activateById({PANEL}.id); window.jupyterapp.commands.execute("application:toggle-left-area"); window.jupyterapp.commands.execute("notebook:run-all-cells"); 1')
-        browser.wait('document.querySelectorAll(".tc-lit mark").length == 4', slow)                 # the nouns light up
-        browser.wait('document.body.innerText.includes("2 of 2 drawn")', slow)
-        assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
-        assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
-        assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
-        assert browser.run('document.querySelector(".widget-dropdown select").selectedIndex') == 0               # the layers that are shown
-        shot(browser, 'explore', '.widget-text')
+def test_the_page_in_jupyterlab(shown):
+    browser = shown
+    assert browser.run('document.querySelectorAll(".tc-row img").length') == 10                  # two pictures, four maps each
+    assert browser.run('[...document.querySelectorAll(".tc-row img")].every(i => i.complete && i.naturalWidth > 3)')
+    assert browser.run('document.querySelectorAll(".tc-row svg rect").length') > 0               # the judge's boxes
+    assert browser.run('(layers => [layers.selectedIndex, layers.value])(document.querySelector(".widget-dropdown select"))') == [0, 'middle and up (supervised in the paper)']
+    assert browser.run('(r => 0 < r.bottom && r.top < innerHeight)(document.querySelector(".tc-lit").getBoundingClientRect())'), 'after Run All the page is out of sight'
 
-        prompt = '.widget-text input'
-        browser.type(prompt, 'a photo of a banana and a car.', enter=True)
-        browser.wait('[...document.querySelectorAll(".tc-lit mark")].map(m => m.innerText).join() == "banana,car"', slow)
-        browser.wait('document.querySelectorAll(".tc-row img").length == 6 && document.body.innerText.includes("2 of 2 drawn")', slow)
-        shown = browser.run('[...document.querySelectorAll(".tc-row img")].map(i => i.alt)')
-        assert shown.count('attention of banana') == 2 and shown[0] == 'frozen base model, step 6'
+    browser.type(PROMPT_FIELD, 'a photo of a banana and a car.', enter=True)
+    browser.wait(f'{NOUNS} == "banana,car"', SLOW)
+    browser.wait('document.querySelectorAll(".tc-row img").length == 6 && document.body.innerText.includes("2 of 2 drawn")', SLOW)
+    drawn = browser.run('[...document.querySelectorAll(".tc-row img")].map(i => i.alt)')
+    assert drawn.count('attention of banana') == 2 and drawn[0] == f'frozen base model, step {STEPS}'
 
-        before = browser.run('document.querySelector(".tc-row img").src')                           # another step, nothing drawn
-        browser.run('document.querySelector(".widget-slider .noUi-handle").focus(); 1')
-        for _ in range(3): browser.press('ArrowLeft')
-        browser.wait(f'document.querySelector(".tc-row img").src != {json.dumps(before)}', slow)
+    before = browser.run('document.querySelector(".tc-row img").src')                            # another step, nothing drawn
+    browser.run('document.querySelector(".widget-slider .noUi-handle").focus(); 1')
+    for _ in range(3): browser.press('ArrowLeft')
+    browser.wait(f'document.querySelector(".tc-row img").src != {json.dumps(before)}', SLOW)
 
-        browser.click(called(browser, 'your own pictures: look, train'))
-        for folder, said in (('', 'No folder is named'), (mine/'nowhere', 'There is no folder of images')):   # one's own pictures: looked at, trained on, opened
-            browser.type(called(browser, 'pictures'), str(folder))
-            browser.click(called(browser, 'Look'))
-            browser.wait(f'document.body.innerText.includes({json.dumps(said)})', slow)
-        for name, value in (('pictures', mine/'mine'), ('masks', mine/'masks'), ('updates', 6), ('LoRA rank', 2)): browser.type(called(browser, name), str(value))
+    for typed, said in (('', 'The prompt is empty'), ('cat '*60, 'make it shorter'), ('a zebra', 'spells')):
+        browser.type(PROMPT_FIELD, typed)
+        browser.wait(f'document.querySelector(".tc-wrong")?.innerText.includes({json.dumps(said)})', SLOW)
+    browser.type(PROMPT_FIELD, 'a photo of a cat.')
+    browser.click(called(browser, 'words, models, numbers'))
+    for model, said in (('nbs', ('holds no pipeline', '1 of 2 drawn')), ('tokencompose/zoo/sd', ('2 of 2 drawn',))):  # and it goes on
+        browser.type(called(browser, 'frozen'), model)
+        browser.click(called(browser, 'Draw'))
+        browser.wait(f'{json.dumps(said)}.every(said => document.querySelector(".tc-say").parentElement.innerText.includes(said))', SLOW)
+    browser.wait('document.querySelectorAll(".tc-row img").length == 4', SLOW)
+    browser.click(called(browser, 'words, models, numbers'))
+
+
+@needs_chromium
+def test_own_pictures_in_jupyterlab(shown, mine):
+    browser, typed = shown, str(mine.relative_to(ROOT)) if mine.is_relative_to(ROOT) else str(mine)
+    browser.type(PROMPT_FIELD, FIRST)
+    browser.click(called(browser, 'your own pictures: look, train'))
+    for folder, said in (('', 'No folder is named'), (f'{typed}/nowhere', 'There is no folder of images')):
+        browser.type(called(browser, 'pictures'), folder)
         browser.click(called(browser, 'Look'))
-        nouns = len(list((mine/'masks').rglob('*.png')))
-        browser.wait(f'document.body.innerText.includes("8 pictures to train on; {nouns} of {nouns} nouns have a mask")', slow)
-        assert browser.run('document.querySelector(".tc-own img").naturalWidth') > 400
-        shot(browser, 'look', '[data-called=Look]')
-        browser.click(called(browser, 'Train'))
-        browser.wait('document.querySelectorAll(".tc-previews img").length > 0', slow)                             # while it runs
-        browser.wait('document.body.innerText.includes("Trained: ") && document.body.innerText.includes("2 of 2 drawn")', slow)
-        assert [browser.run(f'document.body.innerText.includes("{said}")') for said in ('Losses', 'attention on the object', 'From the same noise each time')] == [True]*3
-        assert browser.run('[...document.querySelectorAll(".tc-own img")].every(i => i.complete && i.naturalWidth > 60)')
-        shot(browser, 'train', '.tc-own h4')
-        assert (mine/'made'/'train'/'mine'/'report.html').is_file() and not list((mine/'mine').glob('*.json*'))
+        browser.wait(f'document.body.innerText.includes({json.dumps(said)})', SLOW)
+    for name, value in (('pictures', f'{typed}/my_folder'), ('masks', f'{typed}/my_masks'), ('updates', UPDATES), ('LoRA rank', 0 if SHOTS else 2)):
+        browser.type(called(browser, name), str(value))
+    browser.click(called(browser, 'Look'))
+    nouns = len(list((mine/'my_masks').rglob('*.png')))
+    browser.wait(f'document.body.innerText.includes("{PICTURES} pictures to train on; {nouns} of {nouns} nouns have a mask")', SLOW)
+    assert browser.run('document.querySelector(".tc-own img").naturalWidth') > 400
+    shot(browser, 'look', '[data-called="your own pictures: look, train"]')
+    browser.click(called(browser, 'Train'))
+    browser.wait('document.querySelectorAll(".tc-previews img").length > 0', SLOW)                # while it runs
+    browser.wait('document.body.innerText.includes("Trained: ") && document.body.innerText.includes("2 of 2 drawn")', SLOW)
+    assert [browser.run(f'document.body.innerText.includes("{said}")') for said in ('Losses', 'attention on the object', 'From the same noise each time')] == [True]*3
+    assert browser.run('[...document.querySelectorAll(".tc-own img")].every(i => i.complete && i.naturalWidth > 60)')
+    shot(browser, 'train', '[data-called=Train]')
+    assert (mine/'explore'/'train'/'my_folder'/'report.html').is_file() and not list((mine/'my_folder').glob('*.json*'))
+    browser.wait('document.querySelectorAll(".tc-row img").length == 10', SLOW)                   # the trained model beside the frozen one
+    first, second = browser.run('[...document.querySelectorAll(".tc-row img")].filter(i => i.alt.includes("step")).map(i => i.src)')
+    assert first != second
+    browser.click('[data-called="your own pictures: look, train"]')
+    shot(browser, 'explore', PROMPT_FIELD)
 
-        for typed, said in (('', 'The prompt is empty'), ('cat '*60, 'make it shorter'), ('a zebra', 'spells')):
-            browser.type(prompt, typed)
-            browser.wait(f'document.querySelector(".tc-wrong")?.innerText.includes({json.dumps(said)})', slow)
-        shot(browser, 'mistake', '.widget-text')
-        browser.type(prompt, 'a photo of a cat.')
-        browser.click(called(browser, 'words, models, numbers'))
-        for model, said in (('nbs', 'holds no pipeline'), ('tokencompose/zoo/sd', '2 of 2 drawn')):  # and it goes on
-            browser.type(called(browser, 'frozen'), model)
-            browser.click(called(browser, 'Draw'))
-            browser.wait(f'document.querySelector(".tc-say").parentElement.innerText.includes({json.dumps(said)})', slow)
-        browser.wait('document.querySelectorAll(".tc-row img").length == 4', slow)
-        assert browser.run('getComputedStyle(document.querySelector(".tc-alive")).visibility') == 'hidden'
 
-        kernel = browser.run(f'{PANEL}.sessionContext.session.kernel.id')
-        urllib.request.urlopen(urllib.request.Request(f'{lab}/api/kernels/{kernel}', method='DELETE'))
-        browser.run('document.head.insertAdjacentHTML("beforeend", "<style>.tc-alive {animation-delay: 6s !important}</style>"), 1')
-        browser.wait('getComputedStyle(document.querySelector(".tc-alive")).visibility == "visible"', slow)
-        assert 'Run All Cells' in browser.run('document.querySelector(".tc-alive").innerText')
-        assert not browser.errors, browser.errors
-        assert not [url for url in browser.requests if not url.startswith((lab, 'data:', 'blob:', lab.replace('http', 'ws')))], 'a request left the machine'
+@needs_chromium
+def test_a_stopped_kernel_is_seen_in_jupyterlab(shown, lab):
+    browser = shown
+    assert browser.run('getComputedStyle(document.querySelector(".tc-alive")).visibility') == 'hidden'
+    kernel = browser.run(f'{PANEL}.sessionContext.session.kernel.id')
+    urllib.request.urlopen(urllib.request.Request(f'{lab}/api/kernels/{kernel}', method='DELETE'))
+    browser.run('document.head.insertAdjacentHTML("beforeend", "<style>.tc-alive {animation-delay: 6s !important}</style>"), 1')
+    browser.wait('getComputedStyle(document.querySelector(".tc-alive")).visibility == "visible"', SLOW)
+    assert 'Run All Cells' in browser.run('document.querySelector(".tc-alive").innerText')
+    assert not browser.errors, browser.errors
+    assert not [url for url in browser.requests if not url.startswith((lab, 'data:', 'blob:', lab.replace('http', 'ws')))], 'a request left the machine'

@@ -42,8 +42,9 @@ def trained_folders(runs: str = 'runs') -> list:  # Folders as one would type th
 
 def how_to_train(profile: str) -> str:
     "One sentence for whoever has no trained model yet."
-    return (f'No trained model was found in runs/: make one with papermill nbs/train.ipynb runs/train.ipynb '
-            f'-p profile {profile} (COMMANDS.md says what comes before), or name a folder beside "trained".')
+    return ('No trained model was found in runs/: make one of your own pictures, in the last line of the page, or with '
+            f'papermill nbs/train.ipynb runs/train.ipynb -p profile {profile} (COMMANDS.md says what comes before), '
+            'or name a folder beside "trained".')
 
 # %% ../../nbs/9_pages/01_explore.page.ipynb #feacee69
 class Models:
@@ -198,7 +199,7 @@ def row_choices() -> dict:  # Name -> label
 def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
     "The widgets by name."
     wide, narrow = widgets.Layout(width='calc(100% - 8px)'), widgets.Layout(width='auto')
-    named, half = dict(style=dict(description_width='6em')), widgets.Layout(width='24em')
+    named = dict(style=dict(description_width='6em'))
     return dict(
         prompt=widgets.Text(prompt, description='prompt', layout=wide, **named),
         words=widgets.Text(words, description='words', placeholder='the nouns of the prompt', layout=wide, **named),
@@ -213,9 +214,9 @@ def _controls(profile, prompt, words, model, trained, rows, recipe) -> dict:
               for name, label in row_choices().items()},
         draw=widgets.Button(description='Draw', button_style='primary', icon='pencil'),
         stop=widgets.Button(description='Stop', icon='stop', disabled=True),
-        layers=widgets.Dropdown(description='layers', layout=half, **named),
+        layers=widgets.Dropdown(description='layers', layout=widgets.Layout(width='32em'), **named),
         step=widgets.IntSlider(recipe.inference_steps, 1, max(2, recipe.inference_steps), description='step',
-                               layout=half, **named))
+                               layout=widgets.Layout(width='24em'), **named))
 
 class Page:
     "The page: `view` is what is shown."
@@ -230,7 +231,7 @@ class Page:
         self.__dict__.update(found)
         self.lit, self.said, self.pictures, self.judged, self.alive = (widgets.HTML() for _ in range(5))
         self.bar = widgets.IntProgress(layout=widgets.Layout(width='24em', visibility='hidden'))
-        self.request, self.drawings, self.notes, self.ready = None, {}, [], False
+        self.request, self.drawings, self.notes, self.failed, self.ready = None, {}, [], {}, False
         self.worker, self.closed = ThreadPoolExecutor(1, 'explore'), threading.Event()
         self.view = self._arranged()
         self._listen()
@@ -259,6 +260,7 @@ def _listen(self: Page):
         text.observe(lambda _: self.light(), 'value')
     for choice in (self.layers, self.step): choice.observe(lambda _: self.show(), 'value')
 
+# %% ../../nbs/9_pages/01_explore.page.ipynb #f3b8c2a5
 @patch
 def say(
     self: Page,
@@ -267,8 +269,15 @@ def say(
 ):
     "Show a sentence, below it what was noted on the way."
     lines = [f'<div class="tc-say{" tc-wrong"*wrong}">{html.escape(text)}</div>']
-    lines += [f'<div class="tc-say tc-wrong">{html.escape(note)}</div>' for note in dict.fromkeys(self.notes)]
+    lines += [f'<div class="tc-say tc-wrong">{html.escape(note)}</div>' for note in self.remarks()]
     self.said.value = ''.join(lines)
+
+@patch
+def remarks(self: Page) -> list:  # Sentences
+    "What went wrong, a mistake of all rows once, and what was noted on the way."
+    rows = len(self.request.rows) if self.request else 0
+    wrong = [text if len(labels) == rows else f'{", ".join(labels)}: {text}' for text, labels in self.failed.items()]
+    return [*wrong, *dict.fromkeys(self.notes)]
 
 # %% ../../nbs/9_pages/01_explore.page.ipynb #955b11a5
 @patch
@@ -278,7 +287,7 @@ def named(self: Page) -> list: return [word for word in self.words.value.split('
 def light(self: Page):
     "Show the prompt with its nouns, as it stands."
     if not self.ready: return
-    self.notes = []
+    self.notes, self.failed = [], {}
     try:
         tokenizer = self.models.pipeline(self.model.value).tokenizer
         prompt = check_prompt(self.prompt.value, tokenizer)
@@ -328,7 +337,7 @@ def asked(self: Page) -> Request:
 def start(self: Page):
     "Draw what the controls say."
     self.halt()
-    self.notes = []
+    self.notes, self.failed = [], {}
     try: self.request = self.asked()
     except Exception as error: return self.say(sentence(error), wrong=True)
     return self.worker.submit(self.work, self.request)
@@ -356,7 +365,7 @@ def work(self: Page, request: Request):
     for row in request.rows:
         try: self.draw_row(request, *row, begun)
         except Stopped: break
-        except Exception as error: self.note(f'{row[1]}: {sentence(error)}')
+        except Exception as error: self.failed.setdefault(sentence(error), []).append(row[1])
         else: rows.append(row[1])
         finally: self.say()
     self.stop.disabled, self.bar.layout.visibility = True, 'hidden'
@@ -447,6 +456,7 @@ def prepare(self: Page):
     except Exception as error: return self.say(sentence(error), wrong=True)
     finally: self.ready = True
     self.light()
+    self.prompt.focus()  # the browser brings the page into sight, ready to be typed into
     self.start()
 
 @patch

@@ -80,7 +80,8 @@ def options_on(
 def recipe_rows(model: TrainedModel) -> list:  # (name, value), texts
     "The settings that decide what the training makes, and what it cost."
     rows = [(name, _said(model.config[field])) for field, name in _RECIPE.items() if field in model.config]
-    rows += [(name.replace('_', ' '), _said(value)) for name, value in options_on(model.config).items()]
+    options = {name: value for name, value in options_on(model.config).items() if not name.startswith('val_')}
+    rows += [(name.replace('_', ' '), _said(value)) for name, value in options.items()]
     cost = model.result
     rows.append(('took', f'{cost["seconds"]/60:.0f} minutes, {cost["samples_per_second"]:g} images a second'))
     return rows + [('made with', ', '.join(f'{name} {version}' for name, version in model.versions.items()))]
@@ -93,6 +94,15 @@ def data_facts(model: TrainedModel) -> dict:  # name, rows, sha256; rows and sha
     if not listed.is_file(): return facts
     rows = sum(1 for line in listed.read_text(encoding='utf-8').splitlines() if line.strip())
     return facts | dict(rows=rows, sha256=file_sha256(listed))
+
+def _masks(model: TrainedModel) -> str:
+    "Where the masks came from, as far as method and data folder tell."
+    if model.method in METHODS and METHODS[model.method].masks == 'exact': return 'of the annotations'
+    data = resolve(model.config['data'])
+    files = [folder/'provenance.json' for folder in (data, *data.parents[:2])]  # a part of a folder lies two below it
+    told = next((read_json(file).get('params', {}) for file in files if file.is_file()), {})
+    if 'images' not in told: return 'found by models, or as the folder has them'  # not of `own_images`
+    return 'given with the pictures' if told.get('masks') or told.get('noun') else 'found by models'
 
 def _place(path: str) -> str:
     "A folder of the repository by its place there, another one by its name, a hub id as it is."
@@ -213,12 +223,15 @@ def _about(model: TrainedModel) -> str:
             f'({" and ".join(losses)} loss beside the denoising loss),')
 
 def _limits(model: TrainedModel) -> str:
-    profile = get_profile(model.profile) if model.profile else None
-    if not profile or not profile.model.startswith('tokencompose/zoo/'):
+    base = _place(model.config['model'])
+    names = [name for name in (model.profile, *PROFILES) if name and get_profile(name).model == base]
+    profile = get_profile(names[0]) if names else None
+    if not profile or not base.startswith('tokencompose/zoo/'):
         return 'What the base model cannot do, or should not be asked, holds here too; read its card.'
     things = sorted({*profile.coco_classes, *profile.ade_classes})
-    return (f'A miniature of {profile.resolution} pixels that has only ever seen drawings of {len(things)} things '
-            f'({", ".join(things)}), made to study the method; the drawings are by OpenMoji, CC BY-SA 4.0.')
+    return (f'A miniature of {profile.resolution} pixels whose base has only ever seen drawings of '
+            f'{len(things)} things ({", ".join(things)}), made to study the method; '
+            'the drawings are by OpenMoji, CC BY-SA 4.0.')
 
 def _counted(n: dict) -> str: return ', '.join(f'{count} {what}' for what, count in n.items())
 
@@ -229,12 +242,12 @@ def card_of(
 ) -> ModelCard:
     "The card of a trained model, with the scores that are there."
     scores, name = model_scores(model), repo.partition('/')[2] or model.folder.name
-    exact = model.method in METHODS and METHODS[model.method].masks == 'exact'
+    label = model.label if model.method in METHODS else name
     return ModelCard.from_template(
-        card_head(model, scores, name), template_path=str(card_template()), name=name, label=model.label,
+        card_head(model, scores, name), template_path=str(card_template()), name=name, label=label,
         about=_about(model),
         base=_place(model.config['model']), repo=repo or _place(str(model.pipeline)), recipe=recipe_rows(model),
-        data=data_facts(model), masks='of the annotations' if exact else 'found by models, or as the folder has them',
+        data=data_facts(model), masks=_masks(model),
         scores=scores, counted=_counted, commands='\n'.join([train_command(model), *score_commands(model)]),
         limits=_limits(model))
 
@@ -267,7 +280,8 @@ def upload_plan(
 ) -> str:
     "What would be uploaded, in words."
     files = sorted(path for path in folder.rglob('*') if path.is_file())
-    lines = [f'{path.stat().st_size/1e6:9.2f} MB  {path.relative_to(folder).as_posix()}' for path in files]
+    sizes = [f'{n/1e6:8.1f} MB' if n >= 1e5 else f'{n/1e3:8.1f} kB' for n in (path.stat().st_size for path in files)]
+    lines = [f'{size}  {path.relative_to(folder).as_posix()}' for size, path in zip(sizes, files)]
     total = sum(path.stat().st_size for path in files)/1e6
     seen = 'private' if private else 'public'
     return '\n'.join([*lines, f'{len(files)} files, {total:.1f} MB, to {repo} ({seen} if it is new)'])
