@@ -411,11 +411,12 @@ def compact_picture(
 def compact_notebook(
     path,  # Notebook, rewritten where that makes it smaller
 ) -> int:  # Bytes saved
-    "The pictures of a notebook's outputs, each once and compact."
+    "The pictures of a notebook's outputs, each once and compact; a large table once, not as plain text as well."
     notebook, before = read_json(path), Path(path).stat().st_size
     for cell in notebook['cells']:
         for output in cell.get('outputs', []):
             data = output.get('data', {})
+            if 'text/html' in data and len(''.join(data.get('text/plain', ''))) > 1000: del data['text/plain']
             if 'image/png' not in data: continue
             data.pop('image/jpeg', None)  # a picture that is no figure comes as both
             kind, picture = compact_picture(base64.b64decode(''.join(data.pop('image/png'))))
