@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'TARGETS', 'table1_claims', 'table2_claims', 'table3_claims', 'table4_claims', 'table5_claims', 'TablePart',
            'flat_markdown', 'known', 'missing', 'rows_frame', 'stage_costs', 'part_page', 'Target', 'target_rows',
-           'speed_page', 'vouched', 'results_page', 'readme_table', 'with_table', 'main']
+           'speed_page', 'growth_table', 'run_line', 'vouched', 'results_page', 'readme_table', 'with_table', 'main']
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #1b000dcc
 import re
@@ -262,7 +262,30 @@ def speed_page(records: str = 'paper_figures/records') -> str:
     command = 'python -m tokencompose.benchmark all --size'
     head = ('## Speed\n\nRatios within one run, of models with random weights '
             f'([benchmark](nbs/8_studies/00_benchmark.ipynb)): `{command} sd14` on a GPU, `{command} mini` on a CPU.')
-    return '\n\n'.join(filter(None, [head, shown, ' '.join(said), *words]))
+    grown = [growth_table(where, record['parts'].get('grow', {})) for where, record in found.items()]
+    return '\n\n'.join(filter(None, [head, shown, ' '.join(said), *words, *grown, run_line(records)]))
+
+_GROWN = dict(step_by_batch=('an update', 'pictures a batch'), step_by_resolution=('an update', 'pixels a side, squared'),
+              drawing_by_batch=('a step of drawing', 'pictures a batch'), judging_by_pictures=('judging', 'pictures'))
+
+def growth_table(where: str, grown: dict) -> str:
+    "How cost grows: straight lines through measured times, and how far the worst of them is off."
+    rows = [{'what': _GROWN[name][0], 'by': _GROWN[name][1], 'from, to': f'{line["sizes"][0]}, {line["sizes"][-1]}',
+             'fixed, ms': f'{line["fixed_ms"]:.1f}', 'each more, ms': f'{line["each_ms"]:.3g}',
+             'worst miss of the line': f'{100*line["largest_miss"]:.0f} %'} for name, line in grown.items()]
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else ''
+    return f'How cost grows, {where}:\n\n{table}' if rows else ''
+
+def run_line(records) -> str:
+    "What `make reproduce` took; empty where nobody timed it."
+    path = resolve(records)/'studies'/'job_times.json'
+    if not path.is_file(): return ''
+    kept = read_json(path)
+    every = kept['jobs']['together']
+    return (f'`make reproduce` at profile `quick`: {kept["wall_seconds"]/60:.1f} minutes from the first to the last of '
+            f'{every["jobs"]} jobs ({kept["device"]}), which took {every["seconds"]:.0f} seconds together, '
+            f'{100*every["share_of_imports"]:.0f} % of them imports (target: at most 12 minutes, 15 %). '
+            '[By kind of job](nbs/8_studies/06_job_times.ipynb).')
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #041107ae
 _HEAD = """# Results
