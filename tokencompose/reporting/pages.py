@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'TARGETS', 'table1_claims', 'table2_claims', 'table3_claims', 'table4_claims', 'table5_claims', 'TablePart',
            'flat_markdown', 'known', 'missing', 'rows_frame', 'stage_costs', 'part_page', 'Target', 'target_rows',
-           'speed_page', 'growth_table', 'run_line', 'vouched', 'results_page', 'readme_table', 'with_table', 'main']
+           'growth_table', 'run_line', 'speed_page', 'vouched', 'results_page', 'readme_table', 'with_table', 'main']
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #1b000dcc
 import re
@@ -245,26 +245,7 @@ def target_rows(
                          measured=NOT_RUN if found is None else f'{found:.3g}{unit}', reached=reached))
     return rows
 
-# %% ../../nbs/7_tables/05_reporting.pages.ipynb #70b23a9c
-_SPEED_RECORDS = dict(CPU='mini-cpu.json', GPU='sd14-cuda.json')  # of `python -m tokencompose.benchmark`
-
-def speed_page(records: str = 'paper_figures/records') -> str:
-    "Targets of speed beside the committed records of the benchmark."
-    paths = {where: resolve(records)/'benchmark'/name for where, name in _SPEED_RECORDS.items()}
-    found = {where: read_json(path) for where, path in paths.items() if path.is_file()}
-    shown = pd.DataFrame(target_rows(found)).to_markdown(index=False, disable_numparse=True)
-    said = []
-    for where, record in found.items():
-        said.append(f'{where}: {record["device"]}, size {record["size"]}, {record["dtype"]}, '
-                    f'speed {record["params"]["speed"]}, torch {record["versions"]["torch"]}.')
-    said += [f'{where}: {NOT_RUN}.' for where in paths if where not in found]
-    words = [' '.join(record['parts'].get('profile', {}).get('words', ())) for record in found.values()]
-    command = 'python -m tokencompose.benchmark all --size'
-    head = ('## Speed\n\nRatios within one run, of models with random weights '
-            f'([benchmark](nbs/8_studies/00_benchmark.ipynb)): `{command} sd14` on a GPU, `{command} mini` on a CPU.')
-    grown = [growth_table(where, record['parts'].get('grow', {})) for where, record in found.items()]
-    return '\n\n'.join(filter(None, [head, shown, ' '.join(said), *words, *grown, run_line(records)]))
-
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #5a1c7e2d
 _GROWN = dict(step_by_batch=('an update', 'pictures a batch'), step_by_resolution=('an update', 'pixels a side, squared'),
               drawing_by_batch=('a step of drawing', 'pictures a batch'), judging_by_pictures=('judging', 'pictures'))
 
@@ -286,6 +267,26 @@ def run_line(records) -> str:
             f'{every["jobs"]} jobs ({kept["device"]}), which took {every["seconds"]:.0f} seconds together, '
             f'{100*every["share_of_imports"]:.0f} % of them imports (target: at most 12 minutes, 15 %). '
             '[By kind of job](nbs/8_studies/06_job_times.ipynb).')
+
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #70b23a9c
+_SPEED_RECORDS = dict(CPU='mini-cpu.json', GPU='sd14-cuda.json')  # of `python -m tokencompose.benchmark`
+
+def speed_page(records: str = 'paper_figures/records') -> str:
+    "Targets of speed beside the committed records of the benchmark."
+    paths = {where: resolve(records)/'benchmark'/name for where, name in _SPEED_RECORDS.items()}
+    found = {where: read_json(path) for where, path in paths.items() if path.is_file()}
+    shown = pd.DataFrame(target_rows(found)).to_markdown(index=False, disable_numparse=True)
+    said = []
+    for where, record in found.items():
+        said.append(f'{where}: {record["device"]}, size {record["size"]}, {record["dtype"]}, '
+                    f'speed {record["params"]["speed"]}, torch {record["versions"]["torch"]}.')
+    said += [f'{where}: {NOT_RUN}.' for where in paths if where not in found]
+    words = [' '.join(record['parts'].get('profile', {}).get('words', ())) for record in found.values()]
+    command = 'python -m tokencompose.benchmark all --size'
+    head = ('## Speed\n\nRatios within one run, of models with random weights '
+            f'([benchmark](nbs/8_studies/00_benchmark.ipynb)): `{command} sd14` on a GPU, `{command} mini` on a CPU.')
+    grown = [growth_table(where, record['parts'].get('grow', {})) for where, record in found.items()]
+    return '\n\n'.join(filter(None, [head, shown, ' '.join(said), *words, *grown, run_line(records)]))
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #041107ae
 _HEAD = """# Results
