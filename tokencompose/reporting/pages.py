@@ -246,7 +246,8 @@ def target_rows(
     return rows
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #5a1c7e2d
-_GROWN = dict(step_by_batch=('an update', 'pictures a batch'), step_by_resolution=('an update', 'pixels a side, squared'),
+_GROWN = dict(step_by_batch=('an update', 'pictures a batch'),
+              step_by_resolution=('an update', 'pixels a side, squared'),
               drawing_by_batch=('a step of drawing', 'pictures a batch'), judging_by_pictures=('judging', 'pictures'))
 
 def growth_table(where: str, grown: dict) -> str:
