@@ -53,10 +53,12 @@ WANTED = {wanted for name in ASKED for wanted in FIGURES[name] if not ROW or wan
 # For `make rows`: a model's record is finished before the next model is begun; some training seeds only, the first of them
 # with the methods that have none
 ONE_BY_ONE = int('rows' in config)
-SEEDS = [int(seed) for seed in str(config.get('seeds', '')).replace(',', ' ').split()]
+SEEDS = str(config.get('seeds', '')).replace(',', ' ').split()
+unknown = [seed for seed in SEEDS if seed not in map(str, P.seeds)]
+if unknown: raise ValueError(f'SEEDS: profile {PROFILE} has no training seed {", ".join(unknown)}; it has {", ".join(map(str, P.seeds))}.')
 def of_seeds(run):
     seed = parse_run(run)[1]
-    return not SEEDS or (P.seeds[0] if seed is None else seed) in SEEDS
+    return not SEEDS or str(P.seeds[0] if seed is None else seed) in SEEDS
 
 def taken(run, score):
     "Says that a committed record was taken, if one was; no rule makes it."

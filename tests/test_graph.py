@@ -186,6 +186,7 @@ def test_rows_one_after_the_other(tmp_path):
     runs, said = kept(seeds=1, rows=1)
     assert runs == set(get_profile('mini').runs('table2')) & {f'{name}-seed1' for name in rows('table2')} - {'pixel-seed1'}, said[-500:]
     assert {'frozen', 'denoise-seed0', 'denoise-seed2'} == kept(seeds='"0 2"', rows=1)[0] & {'frozen', 'denoise-seed0', 'denoise-seed1', 'denoise-seed2'}
+    assert 'SEEDS: profile mini has no training seed 9; it has 0, 1, ' in kept(seeds='"1 9"')[1]
     first = [int(re.search(r'priority: (\d)', said.split(f'rule {rule}:')[1].split('shell')[0] + 'priority: 0')[1]) for rule in ('train', 'sample', 'evaluate', 'kept')]
     assert first == [0, 1, 2, 3]  # what finishes a row is done before another is begun
 

@@ -279,7 +279,7 @@ def speed_page(records: str = 'paper_figures/records') -> str:
     shown = pd.DataFrame(target_rows(found)).to_markdown(index=False, disable_numparse=True)
     said = []
     for where, record in found.items():
-        said.append(f'{where}: {record["device"]}, size {record["size"]}, {record["dtype"]}, '
+        said.append(f'{record["device"]}, size {record["size"]}, {record["dtype"]}, '
                     f'speed {record["params"]["speed"]}, torch {record["versions"]["torch"]}.')
     said += [f'{where}: {NOT_RUN}.' for where in paths if where not in found]
     words = [' '.join(record['parts'].get('profile', {}).get('words', ())) for record in found.values()]
