@@ -287,7 +287,7 @@ def machine_paths():
     begins = r'(?<![\w.:~/$}-])'
     yield from (re.compile(begins + re.escape(str(path)) + r'(/|\b(?!\.))') for path in {str(p) for p in own} - {'/'})
     yield re.compile(begins + r'/(home|Users|root)/\w')
-    yield re.compile(begins + re.escape(tempfile.gettempdir()) + r'/\w{3,}')
+    yield re.compile(begins + re.escape(tempfile.gettempdir()) + r'/(\w{2,}|\w/\w)')
     yield re.compile(r'\b[A-Z]:\\{1,2}Users\\')
 
 

@@ -50,8 +50,10 @@ def test_a_published_notebook_is_without_errors_timings_and_places(tmp_path):
             for name, text in (('stdout', f'{repo_root()}/runs/x'), ('stderr', 'a warning'))]
     cells = [dict(cell_type='code', source=['1'], metadata=dict(tags=['parameters'], papermill=dict(duration=3)), outputs=said, execution_count=7),
              dict(cell_type='markdown', source=['#'], metadata={})]
-    write_json(tmp_path/'a.ipynb', dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5))
+    made = dict(kernelspec={}, papermill=dict(output_path=str(tmp_path)))
+    write_json(tmp_path/'a.ipynb', dict(cells=cells, metadata=made, nbformat=4, nbformat_minor=5))
     publish(tmp_path/'a.ipynb', tmp_path/'out'/'b.ipynb')
+    assert read_json(tmp_path/'out'/'b.ipynb')['metadata'] == dict(kernelspec={})
     copy = read_json(tmp_path/'out'/'b.ipynb')['cells'][0]
     assert copy['metadata'] == dict(tags=['parameters']) and copy['execution_count'] is None
     assert [output['text'] for output in copy['outputs']] == [['runs/x']]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tokencompose.core import write_json
-from tokencompose.reporting.results import check_result, load_results, pooled, result_path, run_scores, save_result, toy_result, unit_arrays
+from tokencompose.reporting.results import check_result, load_results, pooled, result_path, run_scores, save_result, toy_result, unit_arrays, with_things
 from tokencompose.stats import seeds_interval
 
 
@@ -124,3 +124,23 @@ def test_other_prompts_leave_no_common_interval(runs):
 def test_runs_that_do_not_belong_together_are_refused(runs):
     with pytest.raises(ValueError, match='seed occurs twice'): pooled([runs[0], runs[0]])
     with pytest.raises(ValueError, match='one judge'): pooled([runs[0], runs[1] | dict(judge='another')])
+
+
+# ---- things found
+
+def test_things_are_the_sum_of_the_shares_of_both_lists():
+    found = ((3, 2), (1, 0)), ((3, 3), (2, 2))
+    lists = [toy_result('token', own, seed=1, metric=name) for name, own in zip(('multigen_coco', 'multigen_ade20k'), found)]
+    *same, things = with_things(lists[::-1])
+    assert same == lists[::-1] and check_result(things)['values'] == dict(things=2.)  # 16 things in 8 pictures
+    assert run_scores([things], 'things').tolist() == [[2.5, .5, 3., 2.]]              # COCO's prompts first, whatever the order
+    sums = [sum(r['values'][name] for name in ('MG1', 'MG2', 'MG3'))/100 for r in lists]
+    assert things['values']['things'] == pytest.approx(sum(sums)/2)
+    assert things['seed'] == 1 and things['n'] == dict(prompts=4, images=8)
+
+
+def test_things_need_both_lists_of_one_run_and_their_prompts():
+    one, other = (toy_result('token', ((3, 2), (1, 0)), seed=seed, metric=name) for seed, name in enumerate(('multigen_coco', 'multigen_ade20k')))
+    assert with_things([one, other]) == [one, other]
+    bare = {key: value for key, value in one.items() if key != 'units'}
+    assert with_things([bare, other | dict(seed=0)]) == [bare, other | dict(seed=0)]

@@ -118,8 +118,8 @@ def test_another_distance_is_never_taken_for_ours():
 
 def test_table_2_whole():
     whole = table2_frame([], profile='mini')
-    assert whole.shape == (2*9, 8)
-    assert whole.iloc[-1].tolist() == ['49.89', '73.80', '26.28', '2.76', '75.49', '33.47', '5.87', '20.45']
+    assert whole.shape == (2*9, 9)
+    assert whole.iloc[-1].tolist() == ['49.89', '73.80', '26.28', '2.76', '75.49', '33.47', '5.87', 'not reported', '20.45']
     assert set(ours(whole).values.ravel()) == {'not run'}
 
 
@@ -130,7 +130,7 @@ def test_the_columns_of_some_benchmarks():
 
 def test_tables_3_and_5():
     three = table3_frame([], profile='mini_v')
-    assert paper(three).iloc[1].tolist() == ['55.09', '76.43', '32.07', '4.73', '77.60', '37.09', '7.78', '20.55']
+    assert paper(three).iloc[1].tolist() == ['55.09', '76.43', '32.07', '4.73', '77.60', '37.09', '7.78', 'not reported', '20.55']
     assert three.attrs['paper'] == 'paper (SD 2.1, 768 px)'
     five = compare_frame([], rows('table5'), [('compbench', 'color'), ('compbench', 'complex')], 5, profile='mini')
     assert five.iloc[4:].values.tolist() == [['not run', 'not run'], ['0.5055', '0.2937']]
@@ -221,16 +221,16 @@ def verdicts(results, *columns, method='token', table=2):
 
 
 def test_a_verdict_says_direction_and_whether_it_is_settled():
-    assert verdicts([control, runs[0]], MG3) == ['as in the paper, not settled']
+    assert verdicts([control, runs[0]], MG3) == ['not shown']
     alone = [r | dict(seed=0) for r in (toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3))))]
-    assert verdicts(alone, MG3) == ['as in the paper, settled for one seed']  # another seed may say otherwise
+    assert verdicts(alone, MG3) == ['shown (one seed)']  # another seed may say otherwise
     better = toy_result('token', ((3, 3), (3, 3)))
-    assert verdicts([toy_result('denoise', ((2, 2), (2, 1))), better], MG3) == ['as in the paper, settled']
-    assert verdicts([toy_result('denoise', ((3, 3), (3, 3))), toy_result('token', ((2, 2), (2, 1)))], MG3) == ['not as in the paper, settled']
-    assert verdicts([toy_result('denoise', ((1, 1), (1, 1))), better], MG2) == ['higher, settled']  # Table 2 has no MG2
+    assert verdicts([toy_result('denoise', ((2, 2), (2, 1))), better], MG3) == ['shown']
+    assert verdicts([toy_result('denoise', ((3, 3), (3, 3))), toy_result('token', ((2, 2), (2, 1)))], MG3) == ['contradicted']
+    assert verdicts([toy_result('denoise', ((1, 1), (1, 1))), better], MG2) == ['shown']  # Table 2 has no MG2
     assert verdicts([], MG3) == ['not run']
     bare = {k: v for k, v in control.items() if k != 'units'}
-    assert verdicts([bare, runs[0]], MG3) == ['as in the paper, not settled']  # no interval settles nothing
+    assert verdicts([bare, runs[0]], MG3) == ['not shown']  # no interval settles nothing
 
 
 def test_a_distance_is_compared_with_the_papers_own():
@@ -238,7 +238,7 @@ def test_a_distance_is_compared_with_the_papers_own():
     values = [dict(values=dict(FD=v), units=dict(ids=[0, 1], values=dict(FD=[v, v])), intervals={}, std={}) for v in (.09, .08)]
     results = [toy_result(m, ((1, 1), (1, 1)), metric='frechet_coco', **v) for m, v in zip(('denoise', 'token'), values)]
     frame = claims_frame(results, [Claim('as real', 'token', 'denoise', (('frechet_coco', 'FD'),))], 2)
-    assert frame.paper.tolist() == ['-2.44'] and frame.verdict.tolist() == ['as in the paper, settled']
+    assert frame.paper.tolist() == ['-2.44'] and frame.verdict.tolist() == ['shown']
 
 
 def test_the_papers_differences_are_those_of_its_tables():
@@ -251,7 +251,7 @@ def test_the_papers_differences_are_those_of_its_tables():
 def test_a_claim_of_no_difference_asks_for_the_interval_alone():
     def verdict(*results): return claims_frame(results, [Claim('alike', 'token', 'denoise', (MG3,), equal=True)], 2).verdict.item()
     assert verdict(control, runs[0]) == 'no difference shown'
-    assert verdict(toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3)))) == 'differs, settled'
+    assert verdict(toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3)))) == 'contradicted'
     assert verdict() == 'not run'
 
 

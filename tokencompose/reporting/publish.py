@@ -70,6 +70,7 @@ def publish(
             said = [output for output in cell['outputs'] if output.get('name') != 'stderr']
             cell.update(outputs=said, execution_count=None)
         cell['metadata'] = {k: v for k, v in cell['metadata'].items() if k == 'tags'}
+    notebook['metadata'].pop('papermill', None)  # where it was executed, and when
     text = json.dumps(notebook, indent=1, ensure_ascii=False).replace(f'{repo_root()}/', '')
     write_text(target, text + '\n')
     compact_notebook(target)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'toy_result', 'Metric', 'metric_info', 'result_path', 'check_result', 'unit_arrays', 'save_result',
-           'load_results', 'commits_line', 'pooled', 'run_scores']
+           'load_results', 'commits_line', 'pooled', 'run_scores', 'with_things']
 
 # %% ../../nbs/7_tables/01_reporting.results.ipynb #59f4139d
 from collections import Counter
@@ -47,6 +47,7 @@ class Metric:
 METRICS = {
     'multigen_coco': Metric('COCO', 1, bounds=(0, 100)),
     'multigen_ade20k': Metric('ADE20K', 1, bounds=(0, 100)),
+    'multigen': Metric('both lists', 2, bounds=(0, 5)),  # things found, see `with_things`
     'visor': Metric('VISOR', 1, bounds=(0, 100)),
     'fid_coco': Metric('COCO', 2, False),
     'fid_flickr': Metric('Flickr30K', 2, False),
@@ -249,3 +250,30 @@ def _pooled_interval(metric, name, runs) -> tuple:
         return interval.low, interval.high, interval.over
     if len(runs) == 1 and name in runs[0].get('intervals', {}): return *runs[0]['intervals'][name], 'units'
     return np.nan, np.nan, ''
+
+# %% ../../nbs/7_tables/01_reporting.results.ipynb #c51a7e02
+_LISTS = 'multigen_coco', 'multigen_ade20k'
+
+def _counted(result) -> np.ndarray:
+    "Things found of each prompt, mean of its rounds."
+    return sum(unit_arrays(result, name)[0] for name in result['values'] if name.startswith('MG'))/100
+
+def _things(pair) -> dict:
+    "The result of one run over the prompts of both lists."
+    scores = np.concatenate([_counted(r) for r in pair]).tolist()
+    ids = [f'{r["metric"]} {name}' for r in pair for name in r['units']['ids']]
+    shared = 'method', 'profile', 'seed', 'judge', 'identity', 'provenance'
+    kept = {key: pair[0][key] for key in shared if key in pair[0]}
+    return dict(kept, metric='multigen', n=dict(prompts=len(ids), images=sum(r['n']['images'] for r in pair)),
+                values=dict(things=float(np.mean(scores))),
+                units=dict(ids=ids, values=dict(things=scores)), cost=dict(seconds=0., peak_memory_mb=None))
+
+def with_things(
+    results: list,  # From `load_results`
+) -> list:  # The same, and results of metric "multigen" with the figure "things"
+    "Adds, of every run with both of MultiGen's lists, how many of the named things a picture shows."
+    found = {}
+    for r in results:
+        if r['metric'] in _LISTS and 'units' in r:
+            found.setdefault((r['profile'], r['method'], r['seed']), {})[r['metric']] = r
+    return [*results, *(_things([own[name] for name in _LISTS]) for own in found.values() if len(own) == len(_LISTS))]
