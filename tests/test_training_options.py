@@ -17,7 +17,7 @@ from tokencompose.data.dataset import GroundingDataset, write_dataset
 from tokencompose.losses import column_losses, grounding_losses
 from tokencompose.metrics.grounding import probe
 from tokencompose.models import load_pipeline, tiny_pipeline
-from tokencompose.run_config import fixed_part, TrainConfig
+from tokencompose.run_config import config_of, fixed_part, TrainConfig
 from tokencompose.training import cached_dataset, make_batch, train
 
 SIZES = [(96, 64), (64, 64), (64, 96), (110, 64), (70, 64), (60, 100)]  # width, height
@@ -53,7 +53,7 @@ def lines(out): return [{k: v for k, v in json.loads(line).items() if k != 'samp
 
 def test_a_run_without_options_is_named_as_before(place, tmp_path):
     "Older checkpoints and records know nothing of them."
-    new = {'caption_dropout', 'min_snr_gamma', 'warmup_steps', 'aspect_buckets', 'lora_rank', 'lora_alpha', 'lora_targets', 'val_grounding', 'wandb'}
+    new = {'caption_dropout', 'min_snr_gamma', 'warmup_steps', 'aspect_buckets', 'lora_rank', 'lora_alpha', 'lora_targets', 'layer_scales', 'val_grounding', 'wandb'}
     assert not new & fixed_part(config(place, tmp_path)).keys()
     assert new & fixed_part(config(place, tmp_path, lora_rank=2, min_snr_gamma=5., wandb=True)).keys() == {'lora_rank', 'min_snr_gamma'}
 
@@ -112,6 +112,21 @@ def test_min_snr_weighs_each_sample(place, tmp_path, kind):
     assert weights.min() < .9
 
 
+def test_factors_of_groups_stand_for_their_scales(place, tmp_path):
+    "Twice everything is twice λ and γ; nothing for a group is a training without it; two factors for three groups are refused."
+    def final(name, **changes): return train(config(place, tmp_path/name, **changes)) and load_file(tmp_path/name/WEIGHTS)
+    def same(a, b): return all(torch.equal(a[name], b[name]) for name in a)
+    plain, groups = final('plain'), [name.split('/')[1] for name in lines(tmp_path/'plain')[0] if name.startswith('token_loss/')]
+    twice = final('twice', layer_scales=[2]*len(groups))
+    assert same(twice, final('scales', token_loss_scale=2e-2, pixel_loss_scale=2e-3)) and not same(twice, plain)
+    final('without', layer_scales=[1]*(len(groups) - 1) + [0]), final('fewer', layers=tuple(groups[:-1]))
+    without, fewer, whole = ([row['loss'] for row in lines(tmp_path/name) if 'loss' in row] for name in ('without', 'fewer', 'plain'))
+    assert without == pytest.approx(fewer, rel=1e-4) and whole[0] > 1.0001*fewer[0]
+    with pytest.raises(ValueError, match=f'2 factors for the {len(groups)} groups {", ".join(groups)}: give one for each'):
+        train(config(place, tmp_path/'two', layer_scales=(1, 2)))
+    assert config_of(dict(profile='mini', layer_scales=[2, .5, 1])).layer_scales == (2., .5, 1.)
+
+
 def test_buckets_cut_masks_with_their_pictures_and_the_losses_follow(place, tmp_path):
     "Attention maps are no squares then: the captured columns' losses are those of the whole maps and the cut masks."
     pipe, own = load_pipeline(str(place/'model'), device='cpu'), config(place, tmp_path, aspect_buckets=True)
@@ -163,6 +178,7 @@ def test_weights_and_biases_is_asked_for_and_stays_offline(place, tmp_path, monk
 
 
 @pytest.mark.parametrize('changes, message', [(dict(caption_dropout=-.1), 'between 0 and 1'), (dict(warmup_steps=4), '4 of 4 updates leave none'), (dict(lora_alpha=4.), 'give lora_rank too'),
-    (dict(lora_rank=2, lora_targets=()), 'expected names of layers'), (dict(val_grounding=True), 'give val_data, val_images and sample_every too'), (dict(min_snr_gamma=-1.), 'must not be negative')])
+    (dict(lora_rank=2, lora_targets=()), 'expected names of layers'), (dict(val_grounding=True), 'give val_data, val_images and sample_every too'), (dict(min_snr_gamma=-1.), 'must not be negative'),
+    (dict(layer_scales=(1, -1)), 'factors must be 0 or more'), (dict(layer_scales=['x']), 'give one for each group')])
 def test_options_that_cannot_be(place, changes, message):
     with pytest.raises(ValueError, match=message): config(place, 'run', **changes)

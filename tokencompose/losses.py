@@ -63,11 +63,11 @@ def _check_options(**options):
         if value not in known[name]:
             raise ValueError(f'{name}: {value!r} is unknown; choose from {", ".join(known[name])}.')
 
-def _collected(token, pixel, terms, layer_reduction, supervised) -> GroundingLosses:
+def _collected(token, pixel, terms, layer_reduction, supervised, scales) -> GroundingLosses:
     "Sums or means of group sums; `terms` counts the (token, pixel) terms of each group."
     reduced = []
     for which, sums in enumerate((token, pixel)):
-        total = sum(sums.values())
+        total = sum(scales[group]*value for group, value in sums.items()) if scales else sum(sums.values())
         if layer_reduction == 'mean':
             total = total/sum(counts[which] for counts in terms.values())
             sums = {group: value/terms[group][which] for group, value in sums.items()}
@@ -111,6 +111,7 @@ def grounding_losses(
     sizes: dict = None,  # Group name -> (h, w); the proportions of the masks when None
     rule: str = 'authors',  # How masks come to the size of a map: see `mask_targets`
     keep_smallest: bool = False,  # Keep the best covered cell of a mask that vanishes
+    scales: dict = None,  # Group name -> factor of its losses in the totals; 1 each when None
 ) -> GroundingLosses:
     "Token and pixel loss of a batch, written for reading."
     _check_options(head_reduction=head_reduction, layer_reduction=layer_reduction, pixel=pixel)
@@ -131,7 +132,7 @@ def grounding_losses(
                 per_image.append(_image_losses([m[b] for m in maps], nouns, head_reduction, pixel))
             token[group], pix[group] = (sum(values)/batch for values in zip(*per_image))
         terms[group] = len(maps), len(maps) if pixel == 'paper' else 1
-    return _collected(token, pix, terms, layer_reduction, torch.tensor(len(seen)))
+    return _collected(token, pix, terms, layer_reduction, torch.tensor(len(seen)), scales)
 
 # %% ../nbs/1_method/03_losses.ipynb #b5a5e208
 def _group_targets(targets, group, size, maps):
@@ -169,6 +170,7 @@ def column_losses(
     layer_reduction: str = 'sum',  # sum or mean
     pixel: str = 'authors',  # authors or paper
     text_length: int = None,  # Number of text positions; only pixel="paper" divides by it
+    scales: dict = None,  # Group name -> factor of its losses in the totals; 1 each when None
 ) -> GroundingLosses:
     "What `grounding_losses` computes, from captured columns and without loops over images or nouns."
     _check_options(head_reduction=head_reduction, layer_reduction=layer_reduction, pixel=pixel)
@@ -187,4 +189,4 @@ def column_losses(
             pix[group] = _column_pixel_loss(layers, mask, valid, of_noun, noun_weight, pixel, text_length)
         supervised = valid | supervised
         terms[group] = len(layers), len(layers) if pixel == 'paper' else 1
-    return _collected(token, pix, terms, layer_reduction, supervised.sum())
+    return _collected(token, pix, terms, layer_reduction, supervised.sum(), scales)

@@ -42,6 +42,13 @@ def _check_options(config):
 # %% ../nbs/1_method/07_run_config.ipynb #581a1203
 LORA_TARGETS = ('to_q', 'to_k', 'to_v', 'to_out.0')  # All projections of attention, as in diffusers' own trainer
 
+def _factors(given) -> tuple:
+    "Numbers of a list, which a command line gives as text."
+    try: factors = tuple(map(float, given))
+    except (TypeError, ValueError): factors = (math.nan,)
+    if all(0 <= factor < math.inf for factor in factors): return factors
+    raise ValueError(f'layer_scales: factors must be 0 or more, got {given!r}; give one for each group.')
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Settings):
     "What users of trainers expect and the paper does without."
@@ -52,11 +59,13 @@ class TrainingOptions(Settings):
     lora_rank: int = 0  # Of adapters, which alone are trained; the whole U-Net when 0
     lora_alpha: float = 0.0  # Their strength times the rank; the rank when 0
     lora_targets: tuple = LORA_TARGETS  # Ends of the names of the layers that get one
+    layer_scales: tuple = ()  # Factor of λ and γ for each supervised group; 1 each when empty
     val_grounding: bool = False  # Attention on the object, for held-out pictures, beside the validation losses
     wandb: bool = False  # Also keep an offline run for Weights & Biases
 
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, 'layer_scales', _factors(self.layer_scales))
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f'caption_dropout: expected a share between 0 and 1, got {self.caption_dropout}.')
         for name in ('min_snr_gamma', 'warmup_steps', 'lora_rank', 'lora_alpha'):
@@ -76,6 +85,7 @@ OPTIONS = {  # name -> (default, help)
     'lora_rank': (0, 'train low-rank adapters of this rank alone, the whole U-Net when 0'),
     'lora_alpha': (0.0, 'strength of the adapters times their rank, the rank when 0'),
     'lora_targets': ([], 'ends of the names of the layers that get one, to_q to_k to_v to_out.0 when empty'),
+    'layer_scales': ([], 'factors of lambda and gamma of the supervised groups, in their order, such as 2 1 0.5'),
     'val_grounding': (False, 'beside the validation losses, the share of attention on the object'),
     'wandb': (False, 'also keep an offline run of Weights & Biases')}
 

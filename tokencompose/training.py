@@ -50,6 +50,12 @@ def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
     if kind == 'v_prediction': return scheduler.get_velocity(latents, noise, timesteps)
     raise ValueError(f'prediction_type: expected epsilon or v_prediction, got {kind!r}.')
 
+def _group_scales(config: TrainConfig, groups) -> dict:
+    if not config.layer_scales: return None
+    if len(config.layer_scales) == len(groups): return dict(zip(groups, config.layer_scales))
+    raise ValueError(f'layer_scales: {len(config.layer_scales)} factors for the {len(groups)} groups '
+                     f'{", ".join(groups)}: give one for each, in this order.')
+
 def step_losses(
     unet,
     scheduler,  # `DDPMScheduler`
@@ -68,7 +74,8 @@ def step_losses(
     denoise_loss = error.mean()
     if not capture: return denoise_loss, None
     grounding = column_losses(capture.maps, batch['targets'], capture.sizes,
-                              config.head_reduction, config.layer_reduction)
+                              config.head_reduction, config.layer_reduction,
+                              scales=_group_scales(config, capture.groups))
     return denoise_loss, grounding
 
 def total_loss(denoise_loss, grounding, config: TrainConfig) -> torch.Tensor:
