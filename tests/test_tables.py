@@ -8,8 +8,8 @@ from PIL import Image
 from tokencompose.core import image_name, write_json
 from tokencompose.methods import METHODS, rows
 from tokencompose.reporting import tables
-from tokencompose.reporting.results import toy_result
-from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, costs_frame, difference_frame, finding
+from tokencompose.reporting.results import toy_result, with_things
+from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, costs_frame, difference_frame, difference_points, finding, THINGS
 from tokencompose.reporting.tables import TABLE4_COLUMNS, ablation_columns, format_difference, format_seconds, format_value
 from tokencompose.reporting.tables import grounding_frame, method_points, paired_difference, pictures_grid, points_frame
 from tokencompose.reporting.tables import run_dots, run_label, seeds_frame, table1_frame, table1_halves, table2_frame
@@ -253,6 +253,16 @@ def test_a_claim_of_no_difference_asks_for_the_interval_alone():
     assert verdict(control, runs[0]) == 'no difference shown'
     assert verdict(toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3)))) == 'contradicted'
     assert verdict() == 'not run'
+
+
+def test_the_differences_to_look_at_are_those_of_the_table():
+    both = with_things([r | dict(metric=metric, seed=seed) for seed in (0, 1) for r in (control, runs[0]) for metric in ('multigen_coco', 'multigen_ade20k')])
+    points = difference_points(both, ['frozen', 'denoise', 'token'], [MG2, MG3, ('frechet_coco', 'FD'), THINGS]).axes[0]
+    assert [label.get_text() for label in points.get_yticklabels()] == ['COCO MG3', 'both lists things of five']  # no distance
+    drawn = [float(x) for line in points.lines if line.get_marker() == 'o' for x in line.get_xdata()]
+    found = [paired_difference(both, 'token', 'denoise', *column).mean for column in (MG3, THINGS)]
+    assert drawn == pytest.approx([found[0], 20*found[1]])
+    assert difference_points([], ['token'], [MG3]) is None
 
 
 # ---- in a terminal

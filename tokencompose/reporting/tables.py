@@ -9,8 +9,8 @@ __all__ = ['NOT_RUN', 'NOT_REPORTED', 'NOT_MEASURED', 'NUMBERED', 'MG_COLUMNS', 
            'printed', 'ablation_columns', 'table2_frame', 'table3_frame', 'table1_halves', 'table1_frame',
            'table4_frame', 'Difference', 'paired_difference', 'format_difference', 'difference_frame', 'seeds_frame',
            'costs_frame', 'Claim', 'claims_frame', 'told', 'text_blocks', 'finding', 'terminal_text', 'points_frame',
-           'method_colors', 'method_points', 'run_dots', 'grounding_frame', 'pictures_grid', 'table5_frame',
-           'geneval_frame', 'part_of', 'held_out_frame']
+           'method_colors', 'method_points', 'run_dots', 'difference_points', 'grounding_frame', 'pictures_grid',
+           'table5_frame', 'geneval_frame', 'part_of', 'held_out_frame']
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #1349fe40
 import math, re, textwrap
@@ -549,6 +549,28 @@ def run_dots(
             each += [dict(method=label_of(m), measure=title, value=value) for value in values]
     if not each: return None
     return dot_panels(pd.DataFrame(each), 'value', 'method', 'measure', method_colors(rows), xlabel)
+
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #e11d0a02
+_SHARED = 'OA', 'MG3', 'MG4', 'things'  # figures that are per cent, or can be
+
+def difference_points(
+    results: list,  # From `load_results`; all of one profile
+    rows: list,  # Method keys, in order
+    columns: list,  # (metric, name) pairs, of which those in per cent are shown, and things found
+    baseline: str = 'denoise',  # Method that is subtracted
+):  # Figure; None where there is nothing to show
+    "Differences from a baseline with their intervals, each method in its colour."
+    shown = []
+    for metric, name in columns:
+        unit, label = (20, f'{THINGS[1]} of five') if (metric, name) == THINGS else (1, name)
+        for m in rows if name in _SHARED else ():
+            found = paired_difference(results, m, baseline, metric, name)
+            if found is None or m == baseline: continue
+            ends = dict(value=unit*found.mean, low=unit*found.low, high=unit*found.high)
+            shown.append(dict(method=m, row=f'{metric_info(metric).label} {label}', **ends))
+    figure = method_points(pd.DataFrame(shown), xlabel=f'points more than {label_of(baseline)}')
+    if figure is not None: figure.axes[0].axvline(0, color='black', lw=1)
+    return figure
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #d67ef8bc
 def grounding_frame(
