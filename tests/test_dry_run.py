@@ -92,7 +92,7 @@ def dry_run(profile, files, tmp_path, monkeypatch):
     step(f'paper_figures/{table}.ipynb', runs=runs, out_dir=out/'figures')
     label = METHODS['tokencompose'].numbered if profile == 'sd14' else METHODS['tokencompose'].label
     row = pd.read_csv(out/'figures'/f'{table}.csv', index_col=[0, 1]).loc[(label, profile)]
-    assert len(row) == 8 and 'not run' not in row.tolist()  # object accuracy, MG3 to MG5 on both lists, FID
+    assert len(row) == 9 and 'not run' not in row.tolist()  # object accuracy, MG3 to MG5 on both lists, things found, FID
     assert 'iou_0.3' in (out/'figures'/dict(sd14='grounding.md', sd21='table3_grounding.md')[profile]).read_text()
     shown = {'frozen': weights/profile, **{m: runs/profile/'train'/run_name(m)/'pipeline' for m in ('tokencompose', *OTHERS[profile]) if m in rows('figure4')}}
     for method, model in shown.items():
