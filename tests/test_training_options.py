@@ -179,6 +179,7 @@ def test_weights_and_biases_is_asked_for_and_stays_offline(place, tmp_path, monk
 
 @pytest.mark.parametrize('changes, message', [(dict(caption_dropout=-.1), 'between 0 and 1'), (dict(warmup_steps=4), '4 of 4 updates leave none'), (dict(lora_alpha=4.), 'give lora_rank too'),
     (dict(lora_rank=2, lora_targets=()), 'expected names of layers'), (dict(val_grounding=True), 'give val_data, val_images and sample_every too'), (dict(min_snr_gamma=-1.), 'must not be negative'),
-    (dict(layer_scales=(1, -1)), 'factors must be 0 or more'), (dict(layer_scales=['x']), 'give one for each group')])
+    (dict(layer_scales=(1, -1)), 'factors must be 0 or more'), (dict(layer_scales=['x']), 'give one for each group'),
+    (dict(layer_scales=(1, 1, 1), token_loss_scale=0., pixel_loss_scale=0.), 'scale nothing')])
 def test_options_that_cannot_be(place, changes, message):
     with pytest.raises(ValueError, match=message): config(place, 'run', **changes)

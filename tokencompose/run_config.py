@@ -35,6 +35,9 @@ def _check_options(config):
     "Refuse options that the rest of the run does not allow."
     if config.warmup_steps >= config.steps: raise ValueError(
         f'warmup_steps: {config.warmup_steps} of {config.steps} updates leave none at the learning rate: give fewer.')
+    if config.layer_scales and not config.supervised: raise ValueError(
+        f'layer_scales: {list(config.layer_scales)} scale nothing, since lambda and gamma are both 0: '
+        'leave it out, or give one of them.')
     if config.val_grounding and not (config.val_data and config.sample_every): raise ValueError(
         f'val_grounding: val_data is {config.val_data!r} and sample_every {config.sample_every}, so no '
         'held-out picture would be looked at: give val_data, val_images and sample_every too.')
@@ -85,7 +88,7 @@ OPTIONS = {  # name -> (default, help)
     'lora_rank': (0, 'train low-rank adapters of this rank alone, the whole U-Net when 0'),
     'lora_alpha': (0.0, 'strength of the adapters times their rank, the rank when 0'),
     'lora_targets': ([], 'ends of the names of the layers that get one, to_q to_k to_v to_out.0 when empty'),
-    'layer_scales': ([], 'factors of lambda and gamma of the supervised groups, in their order, such as 2 1 0.5'),
+    'layer_scales': ([], 'factors of lambda and gamma by supervised group, in the order of their losses, as 2 1 0.5'),
     'val_grounding': (False, 'beside the validation losses, the share of attention on the object'),
     'wandb': (False, 'also keep an offline run of Weights & Biases')}
 

@@ -564,8 +564,8 @@ def difference_points(
     for metric, name in columns:
         unit, label = (20, f'{THINGS[1]} of five') if (metric, name) == THINGS else (1, name)
         for m in rows if name in _SHARED else ():
-            found = paired_difference(results, m, baseline, metric, name)
-            if found is None or m == baseline: continue
+            found = paired_difference(results, m, baseline, metric, name) if m != baseline else None
+            if found is None: continue
             ends = dict(value=unit*found.mean, low=unit*found.low, high=unit*found.high)
             shown.append(dict(method=m, row=f'{metric_info(metric).label} {label}', **ends))
     figure = method_points(pd.DataFrame(shown), xlabel=f'points more than {label_of(baseline)}')
