@@ -82,7 +82,7 @@ class TrainingOptions(Settings):
 # %% ../nbs/1_method/07_run_config.ipynb #3f411d6a
 OPTIONS = {  # name -> (default, help)
     'caption_dropout': (0.0, 'share of samples with the empty caption and no grounding loss, such as 0.1'),
-    'min_snr_gamma': (0.0, 'weighs the denoising loss by min(SNR, gamma), such as 5; 0 is off'),
+    'min_snr_gamma': (0.0, 'gamma of min-SNR weights of the denoising loss, such as 5; 0 is off'),
     'warmup_steps': (0, 'updates over which the learning rate rises from nothing'),
     'aspect_buckets': (False, 'train on rectangles near the pictures\' proportions instead of squares'),
     'lora_rank': (0, 'train low-rank adapters of this rank alone, the whole U-Net when 0'),

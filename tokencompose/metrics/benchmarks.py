@@ -75,6 +75,8 @@ def judges(
     settings: Profile,
 ) -> list:  # Folders, files or hub ids
     "The models that look at the pictures of a metric."
+    if metric == 'visor' and settings.visor_judge: return [settings.visor_judge]
+    if metric == 'fid': return [settings.clip if settings.extractor == 'clip' else settings.inception]
     return [getattr(settings, name) for name in SEEN_BY.get(metric, ('judge',)) if is_model(settings, name)]
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #3fa31e34

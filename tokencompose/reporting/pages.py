@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'SPREAD', 'TARGETS', 'table1_claims', 'table2_claims', 'table3_claims', 'table4_claims', 'table5_claims',
            'TablePart', 'flat_markdown', 'known', 'missing', 'rows_frame', 'stage_costs', 'by_seed', 'spread_record',
            'spread_kept', 'spread_frame', 'spread_page', 'part_page', 'Target', 'target_rows', 'growth_table',
-           'run_line', 'speed_page', 'vouched', 'results_page', 'readme_table', 'with_table', 'main']
+           'run_line', 'speed_page', 'vouched', 'recipe_line', 'results_page', 'readme_table', 'with_table', 'main']
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #1b000dcc
 import re
@@ -51,7 +51,7 @@ def table2_claims(columns) -> list:
     return [
         Claim('fine-tuning alone helps', 'denoise', 'frozen', found),
         Claim('and costs realism', 'denoise', 'frozen', far),
-        Claim('the pixel loss alone adds little', 'pixel', 'denoise', shown, equal=True),
+        Claim('the pixel loss alone adds nothing', 'pixel', 'denoise', shown, equal=True),
         Claim('the token loss adds most', 'token', 'denoise', shown),
         Claim('both losses are best', both, 'token', shown),
         Claim('and above denoising only', both, 'denoise', shown),
@@ -353,9 +353,15 @@ drawn scenes. Only the order of rows and the direction of differences can be com
 stand below ours. How each number is measured: [the map](nbs/index.ipynb). Executed tables and figures with their
 reading: [paper_figures/executed](paper_figures/executed).
 
-The verdict of a claim: *shown* where the interval of our difference leaves zero out on the paper's side, *contradicted*
-where on the other, *not shown* where it holds zero. MG*k*: per cent of pictures in which at least *k* of the five
-things are found; things: how many are, over the prompts of both lists.
+The verdict of a claim: *shown* where the interval of our difference excludes zero and the sign is the paper's;
+*contradicted* where it excludes zero with the other sign, or where the claim is that there is no difference; *not
+shown* where it holds zero; *no difference shown* where it holds zero and the claim is that there is none, which does
+not prove that two rows are equal: how far apart they may be, the interval says.
+
+MG*k*: per cent of pictures in which at least *k* of the five things are found; *things*: how many of the five are found
+in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best
+threshold of each map `iou_best`; without one: `ap`, average precision of its pixels, and `mass`, the share of the
+attention that lies on its thing.
 """
 
 def vouched(
@@ -370,6 +376,20 @@ def vouched(
             f'tables, {study["params"]["tables"]:,} of each, they hold the truth in {held} '
             '([coverage](nbs/8_studies/coverage.ipynb)).')
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #5c1d7e0b
+def recipe_line(
+    profile: str = 'mini',
+    paper: str = 'sd14',  # Profile of the paper's size
+) -> str:  # A sentence
+    "How the models were trained and asked, here and in the paper."
+    said = []
+    for p in map(get_profile, (profile, paper)):
+        said.append(f'{p.steps:,} updates of {p.batch_size*p.accumulation} pictures of {p.resolution} pixels, learning rate '
+                    f'{p.lr:g} ({p.lr_schedule}), λ {p.token_loss_scale:g}, γ {p.pixel_loss_scale:g}; drawn in '
+                    f'{p.inference_steps} steps at guidance {p.guidance_scale:g}, judged above {p.judge_threshold:g}')
+    return f'**The recipe** here: {said[0]}. The paper: {said[1]}.'
+
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #7d2e91aa
 def results_page(
     records: str = 'paper_figures/records',
 ) -> str:
@@ -379,19 +399,21 @@ def results_page(
     old = sum(not r.get('identity') for r in every)
     dated = f'{len(every)} results of {len({(r["profile"], r["method"], r["seed"]) for r in every})} models'
     pages = [part_page(part, with_things(results[part.profile]), spread_kept(part, records)) for part in PARTS]
-    if old: dated += f'; {old} of them were made before records had an identity, so `make reproduce` makes them anew'
+    if old:
+        dated += (f'; {old} of them were made before records had an identity, by an earlier recipe (a constant '
+                  'learning rate, an earlier list of prompts), so `make reproduce` makes them anew and gets other numbers')
     pages.append(speed_page(records))
-    return '\n\n'.join(filter(None, [_HEAD.strip(), vouched(records), f'{dated}.', *pages])) + '\n'
+    return '\n\n'.join(filter(None, [_HEAD.strip(), vouched(records), recipe_line(), f'{dated}.', *pages])) + '\n'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #3b6a9195
 _README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(MG3)': ('multigen_coco', 'MG3'),
            'four of five<br>(MG4)': ('multigen_coco', 'MG4')}
 
 def readme_table(records: str = 'paper_figures/records') -> str:
-    "Table 2's objectives, here beside the paper."
+    "Table 2's objectives, here beside the paper, and which of their differences are settled."
     methods = [m for m in rows_of('table2') if not METHODS[m].layers]
-    metrics = dict(_README.values())
-    results = [r for r in load_results('mini', records) if r['method'] in methods and r['metric'] in metrics]
+    every = with_things([r for r in load_results('mini', records) if r['method'] in methods])
+    results = [r for r in every if r['metric'] in dict(_README.values())]
     ours = {(r.method, r.metric, r.name): r for r in pooled(results).itertuples(index=False)} if results else {}
     paper, lines = printed((1, 2)), {}
     for m in methods:
@@ -401,7 +423,8 @@ def readme_table(records: str = 'paper_figures/records') -> str:
             cells[f'{heading} here'] = format_value(mine.value, mine.low, mine.high) if mine else NOT_RUN
             cells['paper' + ' '*len(cells)] = format_value(theirs['value'], digits=theirs['digits']) if theirs else ''
     frame = pd.DataFrame(lines).T.rename_axis('Per cent of pictures that show').reset_index()
-    return frame.to_markdown(index=False, disable_numparse=True)
+    settled = finding(every, [*_README.values(), ('multigen', 'things'), ('grounding', 'mass')])
+    return f'{frame.to_markdown(index=False, disable_numparse=True)}\n\n{settled}'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #72e816ae
 _BEGIN, _END = '<!-- made by `make results` -->', '<!-- end -->'
