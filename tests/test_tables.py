@@ -249,7 +249,7 @@ def test_the_papers_differences_are_those_of_its_tables():
 
 
 def test_a_claim_of_no_difference_asks_for_the_interval_alone():
-    def verdict(*results): return claims_frame(results, [Claim('alike', 'token', 'denoise', (MG3,), equal=True)], 2).verdict.item()
+    def verdict(*results): return claims_frame(results, [Claim('alike', 'token', 'denoise', (MG3,), 'difference')], 2).verdict.item()
     assert verdict(control, runs[0]) == 'no difference shown'
     assert verdict(toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3)))) == 'contradicted'
     assert verdict() == 'not run'

@@ -116,7 +116,7 @@ class TrainConfig(TrainingOptions):
     layer_reduction: str = 'sum'  # sum (authors) or mean
     mask_rule: str = 'authors'  # authors, any, majority or soft
     weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # Not clipped when 0
     mixed_precision: str = 'no'  # Autocast: no (the authors), bf16 or fp16
     speed: str = 'exact'  # or fast, whole, graphs: see notebook 10_speed
     gradient_checkpointing: bool = False
@@ -148,7 +148,7 @@ class TrainConfig(TrainingOptions):
         if not all(0 < decay < 1 for decay in decays):
             raise ValueError(f'averages: decays must lie between 0 and 1, got {list(self.averages)}.')
         object.__setattr__(self, 'averages', decays)
-        for name in ('lr', 'token_loss_scale', 'pixel_loss_scale', 'ema'):
+        for name in ('lr', 'token_loss_scale', 'pixel_loss_scale', 'ema', 'weight_decay', 'max_grad_norm'):
             if getattr(self, name) < 0: raise ValueError(f'{name}: must not be negative, got {getattr(self, name)}.')
 
     @property
@@ -273,7 +273,8 @@ PARAMETERS = {  # name -> (default, help)
     'lr_schedule': ('', 'constant, or linear or cosine (down to nothing after the last update)'),
     'ema': (-1.0, 'decay of the moving average of the weights'),
     'averages': ([], 'decays of further moving averages, whose U-Nets are kept beside the pipeline'),
-    'weight_decay': (-1.0, 'of AdamW'), 'max_grad_norm': (-1.0, 'norm to which gradients are clipped'),
+    'weight_decay': (-1.0, 'of AdamW'),
+    'max_grad_norm': (-1.0, 'norm to which gradients are clipped, 0 for not at all'),
     'layers': ([], 'supervised groups such as mid_4, up_8, up_16, the profile\'s (or the method\'s) own when empty'),
     'mask_rule': ('', 'authors, any, majority or soft'),
     'head_reduction': ('', 'ratio, map or loss'),

@@ -24,11 +24,14 @@ def compile_unet(
     model: torch.nn.Module,  # A diffusers U-Net, or what `accelerate` made of it
     speed: str,  # One of `SPEEDS`
     anywhere: bool = False,  # Also on a processor, where it takes a minute and saves next to nothing
+    sizes: int = 1,  # Of the pictures that will come
 ):
     "Compile what `speed` says, in place: parameters keep their names."
     on_cpu = next(model.parameters()).device.type == 'cpu'
     if not COMPILED[speed] or on_cpu and not anywhere: return
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # sizes and places of a block
+    limits = torch._dynamo.config  # of the sizes and places of a block, and of all blocks of a kind together
+    limits.recompile_limit = max(64*sizes, limits.recompile_limit)
+    limits.accumulated_recompile_limit = max(256*sizes, limits.accumulated_recompile_limit)
     options = dict(backend=BACKEND, dynamic=False)
     if speed == 'graphs': options.update(mode='reduce-overhead')
     # attention that is captured is not what runs when checkpointing computes it again

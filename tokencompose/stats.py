@@ -210,17 +210,30 @@ def seeds_interval(
 def unit_scores(
     values,  # Score of each unit, (..., units)
     weights=None,  # Its weight, broadcast to the shape of `values`; None for one each
+    strata=None,  # Part that a unit belongs to, (units,), where the parts have fixed sizes; None for one part
 ) -> np.ndarray:  # (..., units)
     "Scores whose plain mean is the weighted mean, to first order with its spread."
     values = np.asarray(values, dtype=float)
-    if weights is None: return values
-    weights = np.broadcast_to(np.asarray(weights, dtype=float), values.shape)
+    if weights is None and strata is None: return values
+    weights = np.broadcast_to(np.asarray(1. if weights is None else weights, dtype=float), values.shape)
     total = weights.sum(-1, keepdims=True)
     if (weights < 0).any() or (total <= 0).any():
         raise ValueError(f'Weights count how much a unit holds, got {weights.min():g} to {weights.max():g}: '
                          'none must be negative, and each run needs a unit above 0.')
     mean = (weights*values).sum(-1, keepdims=True)/total
-    return mean + weights/total*values.shape[-1]*(values - mean)
+    return mean + weights/total*values.shape[-1]*(values - _means_of_parts(values, weights, mean, strata))
+
+def _means_of_parts(values, weights, mean, strata) -> np.ndarray:
+    "The mean of the part that a unit belongs to, or of all."
+    if strata is None: return mean
+    means = np.broadcast_to(mean, values.shape).copy()
+    for part in np.unique(strata):
+        inside = np.asarray(strata) == part
+        if inside.sum() == 1: continue  # how far a part scatters of which there is one unit, only the others can tell
+        held = weights[..., inside].sum(-1, keepdims=True)
+        if (held <= 0).any(): raise ValueError(f'Part {part} has no unit with a weight above 0: leave it out.')
+        means[..., inside] = (weights*values)[..., inside].sum(-1, keepdims=True)/held
+    return means
 
 # %% ../nbs/0_base/05_stats.ipynb #7a5a056a
 def seeds_difference(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core import read_json, read_jsonl, some_of
-from ..stats import bootstrap_interval
+from ..stats import bootstrap_interval, seeds_interval, unit_scores
 from .multigen import check_complete
 
 # %% ../../nbs/4_metrics/06_metrics.geneval.ipynb #ffe2d9c9
@@ -190,11 +190,15 @@ def geneval_table(
     table = []
     for name, (shares, weights) in _geneval_units(rows, right).items():
         mean, low, high = bootstrap_interval(shares, weights, draws=draws, seed=seed, bounds=(0, 1))
+        if name == 'mean':  # tasks have fixed sizes, so that only what lies within them is chance
+            scores = unit_scores(shares, weights, [row['tag'] for row in rows])
+            low, high = seeds_interval(scores[None], bounds=(0, 1))[1:3]
         std = (right*weights[:, None]).sum(0)/weights.sum()
         table.append(dict(task=name, value=mean, low=low, high=high, std=std.std(), prompts=int((weights > 0).sum()),
                           images=int((weights > 0).sum())*right.shape[1]))
     return pd.DataFrame(table).set_index('task')
 
+# %% ../../nbs/4_metrics/06_metrics.geneval.ipynb #6d2f90c1
 def geneval_result(
     rows: list,
     right: np.ndarray,

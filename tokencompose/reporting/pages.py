@@ -18,7 +18,8 @@ from ..methods import METHODS, rows as rows_of, run_name
 from ..profiles import get_profile
 from .results import load_results, metric_info, pooled, with_things
 from .tables import ablation_columns, Claim, claims_frame, compare_frame, format_seconds
-from .tables import finding, format_value, label_of, NOT_RUN, NUMBERED, printed, run_label
+from .tables import finding, format_value, label_of, NOT_REPORTED, NOT_RUN, NUMBERED, printed
+from .tables import run_label
 from .tables import GENEVAL_COLUMNS, geneval_frame, TABLE4_COLUMNS, TABLE5_COLUMNS
 from .tables import table1_halves, told
 
@@ -36,9 +37,9 @@ def table1_claims(columns) -> list:
         Claim('TokenCompose is above Attend-and-Excite', 'tokencompose', 'attend_excite', found),
         Claim('and above Layout Guidance', 'tokencompose', 'layout', found),
         Claim('Attend-and-Excite is above the frozen model', 'attend_excite', 'frozen', found),
-        Claim('Structured Diffusion changes nothing', 'structured', 'frozen', found, equal=True),
+        Claim('Structured Diffusion changes nothing', 'structured', 'frozen', found, 'difference'),
         Claim('Composable Diffusion falls behind', 'composable', 'frozen', found),
-        Claim('TokenCompose is as real as the frozen model', 'tokencompose', 'frozen', _far(columns), equal=True)]
+        Claim('TokenCompose is as real as the frozen model', 'tokencompose', 'frozen', _far(columns), 'loss')]
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #71da91ee
 def table2_claims(columns) -> list:
@@ -51,17 +52,17 @@ def table2_claims(columns) -> list:
     return [
         Claim('fine-tuning alone helps', 'denoise', 'frozen', found),
         Claim('and costs realism', 'denoise', 'frozen', far),
-        Claim('the pixel loss alone adds nothing', 'pixel', 'denoise', shown, equal=True),
+        Claim('the pixel loss alone adds nothing', 'pixel', 'denoise', shown, 'gain'),
         Claim('the token loss adds most', 'token', 'denoise', shown),
         Claim('both losses are best', both, 'token', shown),
         Claim('and above denoising only', both, 'denoise', shown),
         Claim('and above the frozen model', both, 'frozen', found),
-        Claim('and as real', both, 'frozen', far, equal=True),
+        Claim('and as real', both, 'frozen', far, 'loss'),
         Claim('the middle block beside one place of the decoder', two, one, printed_there),
         Claim('a second place in the decoder helps', three, two, shown),
         Claim('the whole decoder helps', both, three, shown),
         Claim('the whole decoder is above one place', both, two, shown),
-        Claim('a layer of the encoder does not help', 'layers_down16_mid8_up16', two, shown, equal=True)]
+        Claim('a layer of the encoder does not help', 'layers_down16_mid8_up16', two, shown, 'gain')]
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #1390e465
 def table3_claims(columns) -> list:
@@ -71,7 +72,7 @@ def table3_claims(columns) -> list:
             Claim('TokenCompose is above the frozen model', 'tokencompose', 'frozen', found),
             Claim('and above denoising only', 'tokencompose', 'denoise', found),
             Claim('denoising only costs realism', 'denoise', 'frozen', far),
-            Claim('TokenCompose does not', 'tokencompose', 'frozen', far, equal=True)]
+            Claim('TokenCompose does not', 'tokencompose', 'frozen', far, 'loss')]
 
 def table4_claims(columns) -> list:
     "What the paper says of Table 4."
@@ -86,7 +87,7 @@ def table5_claims(columns) -> list:
     return [Claim('TokenCompose binds better than the frozen model', 'tokencompose', 'frozen', moved),
             Claim('and better than denoising only', 'tokencompose', 'denoise', moved),
             Claim('fine-tuning alone helps', 'denoise', 'frozen', moved),
-            Claim('actions and complex prompts: as denoising only', 'tokencompose', 'denoise', rest, equal=True)]
+            Claim('actions and complex prompts: as denoising only', 'tokencompose', 'denoise', rest, 'difference')]
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #56629d6a
 @dataclass(frozen=True)
@@ -145,8 +146,10 @@ def known(part: TablePart, results: list) -> str:
     said = [f'{metric_info(metric).label} {_counts(n)}' for metric, n in counted.items()]
     judges = sorted({r['judge'] for r in used if r.get('judge')})
     seeds = sorted({r['seed'] for r in used if r['seed'] is not None})
-    return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}. Training seeds {", ".join(map(str, seeds))}. '
-            'Intervals are of 95 %, over prompts or pictures and, in trained rows, training seeds.*')
+    over = ' and, in trained rows, training seeds' if len(seeds) > 1 else ' alone, since there is one training seed'
+    return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}. Training seeds {", ".join(map(str, seeds))}, '
+            f'of each row below; a difference takes those that both rows have. Intervals are of 95 %, over prompts or '
+            f'pictures{over}.*')
 
 def _counts(n: dict) -> str: return ', '.join(f'{count:g} {what}' for what, count in n.items())
 
@@ -256,7 +259,9 @@ def part_page(
     claims['claim'] = claims['claim'].where(claims['claim'] != claims['claim'].shift(), '')
     blocks = [head, finding(results, part.columns), *map(flat_markdown, frames), known(part, results)]
     if lacking: blocks.append(f'Not yet from records: {", ".join(map(label_of, lacking))}.')
-    claimed = f'**The claims**: {told(claims.verdict)}.'
+    ours = claims.paper == NOT_REPORTED
+    claimed = f'**The claims**: {told(claims.verdict[~ours]) or "none"}.'
+    if ours.any(): claimed += f' In our own measures, of which the paper prints none: {told(claims.verdict[ours])}.'
     blocks += [claimed, claims.to_markdown(index=False, disable_numparse=True), spread_page(part, results, spread)]
     blocks += ['**The rows**', flat_markdown(rows_frame(part, results))]
     return '\n\n'.join(filter(None, blocks))
@@ -354,9 +359,11 @@ stand below ours. How each number is measured: [the map](nbs/index.ipynb). Execu
 reading: [paper_figures/executed](paper_figures/executed).
 
 The verdict of a claim: *shown* where the interval of our difference excludes zero and the sign is the paper's;
-*contradicted* where it excludes zero with the other sign, or where the claim is that there is no difference; *not
-shown* where it holds zero; *no difference shown* where it holds zero and the claim is that there is none, which does
-not prove that two rows are equal: how far apart they may be, the interval says.
+*contradicted* where it excludes zero with the other sign, or where the claim is that there is no difference (no gain,
+no loss); *not shown* where it holds zero; *no difference shown* where it holds zero and the claim is that there is
+none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each interval is of
+95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has dozens, many of
+the same pictures.
 
 MG*k*: per cent of pictures in which at least *k* of the five things are found; *things*: how many of the five are found
 in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best
@@ -384,8 +391,8 @@ def recipe_line(
     "How the models were trained and asked, here and in the paper."
     said = []
     for p in map(get_profile, (profile, paper)):
-        said.append(f'{p.steps:,} updates of {p.batch_size*p.accumulation} pictures of {p.resolution} pixels, learning rate '
-                    f'{p.lr:g} ({p.lr_schedule}), λ {p.token_loss_scale:g}, γ {p.pixel_loss_scale:g}; drawn in '
+        said.append(f'{p.steps:,} updates of {p.batch_size*p.accumulation} pictures of {p.resolution} pixels, learning '
+                    f'rate {p.lr:g} ({p.lr_schedule}), λ {p.token_loss_scale:g}, γ {p.pixel_loss_scale:g}; drawn in '
                     f'{p.inference_steps} steps at guidance {p.guidance_scale:g}, judged above {p.judge_threshold:g}')
     return f'**The recipe** here: {said[0]}. The paper: {said[1]}.'
 
@@ -401,7 +408,7 @@ def results_page(
     pages = [part_page(part, with_things(results[part.profile]), spread_kept(part, records)) for part in PARTS]
     if old:
         dated += (f'; {old} of them were made before records had an identity, by an earlier recipe (a constant '
-                  'learning rate, an earlier list of prompts), so `make reproduce` makes them anew and gets other numbers')
+                  'learning rate, an earlier list of prompts), so `make reproduce` makes them anew, with other numbers')
     pages.append(speed_page(records))
     return '\n\n'.join(filter(None, [_HEAD.strip(), vouched(records), recipe_line(), f'{dated}.', *pages])) + '\n'
 

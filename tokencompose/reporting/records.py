@@ -15,7 +15,8 @@ from ..methods import METHODS, parse_run, result_file, run_name
 from ..profiles import get_profile, Profile
 from ..model_files import model_digest
 from ..run_config import changed_since, config_for, fixed_part, PLACES, run_folder
-from ..metrics.benchmarks import benchmark_prompts, for_benchmark, is_model, METRIC_BENCHMARKS, result_key
+from ..metrics.benchmarks import benchmark_prompts, for_benchmark, is_model, METRIC_BENCHMARKS, noise_of
+from ..metrics.benchmarks import result_key
 from ..metrics.benchmarks import SEEN_BY
 from .results import load_results, result_path
 
@@ -106,16 +107,34 @@ def _drawn_by(settings, row) -> tuple:
 # %% ../../nbs/7_tables/03_reporting.records.ipynb #cd4864a7
 _FREE = ('profile', 'metric', 'method', 'train_seed', 'benchmark', 'rank', 'world', 'batch', 'device', 'shown')
 
-def own_parameters(params: dict) -> list:
+def own_parameters(
+    params: dict,
+    defaults: dict = None,  # The notebook's own, where 0 or nothing can be a value that was given
+) -> list:
     "Names of a notebook's parameters that were given and can change a result."
-    unset = ('', -1, 0, None, [], {})
-    return [name for name, value in params.items() if name not in _FREE and value not in unset]
+    def unset(name, value): return value == defaults[name] if defaults else value in ('', -1, 0, None, [], {})
+    return [name for name, value in params.items() if name not in _FREE and not unset(name, value)]
 
 def _trained_on_other(folder, trained: dict, config) -> bool:
     "Whether a run's data or base model were others; what is gone since cannot tell."
     try: return bool(changed_since(folder, trained, config))
     except FileNotFoundError: return False
 
+_DRAWN_BY = ('model', 'prompts_file', 'rival_options', 'inputs')  # parameters of nbs/sample.ipynb that make another row
+
+def _drawn_otherwise(folder, settings, key, data) -> bool:
+    "Whether pictures were drawn in another way, or from other prompts, than the profile says."
+    if not (folder/'settings.json').is_file(): return False
+    drawn, benchmark = read_json(folder/'settings.json'), filed_as(key, settings.extractor)[1]
+    own = for_benchmark(settings, benchmark)
+    recipe = recipe_of(own) | noise_of(benchmark, own) | dict(resolution=0, precision=own.sample_precision)
+    if any(drawn['recipe'].get(name, value) != value for name, value in recipe.items()): return True
+    asked = {str(row['unique_id']): row['text'] for row in benchmark_prompts(benchmark, own, data)}
+    if drawn.get('prompts', asked) != asked: return True
+    given = read_json(folder/'provenance.json')['params'] if (folder/'provenance.json').is_file() else {}
+    return any(given.get(name) for name in _DRAWN_BY)
+
+# %% ../../nbs/7_tables/03_reporting.records.ipynb #a17c44e9
 def earned_identity(
     settings: Profile,  # As the result was made
     key: str,
@@ -130,13 +149,13 @@ def earned_identity(
         done = resolve(run_folder(runs or f'runs/{settings.name}', method, seed))/'result.json'
         if not done.is_file(): return {}
         trained, config = read_json(done), config_for(settings, method, seed)
-        stored = trained['config'] | dict(steps=trained['result']['steps'])
+        result = trained['result']
+        stored = trained['config'] | dict(steps=result['steps'])
+        stored['batch_size'] *= result.get('world', 1)  # processes share an update: what counts is its images
         elsewhere = [name for name in _APART if stored[name] != getattr(config, name)]
         if elsewhere or training_digest(stored) != training_digest(config): return {}
         if _trained_on_other(done.parent, trained, config): return {}
-    if drawings is not None and (Path(drawings)/'settings.json').is_file():
-        drawn = read_json(Path(drawings)/'settings.json')['recipe']
-        if any(drawn.get(name) != value for name, value in recipe_of(settings).items()): return {}
+    if drawings is not None and _drawn_otherwise(Path(drawings), settings, key, data): return {}
     return identity(settings, key, run, data)
 
 # %% ../../nbs/7_tables/03_reporting.records.ipynb #f8e4dacb
@@ -240,7 +259,10 @@ def main(
 ):
     "Keep a run's records in paper_figures/records, or take committed records as done."
     if action == 'keep':
-        print(keep_records(f'runs/{profile}', f'paper_figures/records/{profile}', run), 'files kept as records')
+        target = f'paper_figures/records/{profile}'
+        print(keep_records(f'runs/{profile}', target, run), 'files kept as records')
+        own = [f'{r["metric"]} of {r["method"]}' for r in load_results(profile) if not r.get('identity')]
+        if own: print(f'{len(own)} are no row of {profile}, made with settings of their own: {some_of(own, 3)}')
     elif action == 'adopt':
         taken, left = adopt_records(profile)
         print(f'{len(taken)} results taken from paper_figures/records/{profile}, their models are not needed')

@@ -56,7 +56,7 @@ METRICS = {
     'latency': Metric('latency,', 3, False),
     'daam': Metric('DAAM', 3, bounds=(0, 1)),
     'grounding': Metric('grounding', 3, bounds=(0, 1)),
-    'compbench': Metric('CompBench', 3),
+    'compbench': Metric('CompBench', 3, bounds=(0, 1)),
     'geneval': Metric('GenEval', 3, bounds=(0, 1)),
     'examples': Metric('redrawn', 4, False),
     'pipeline': Metric('data pipeline', 3, bounds=(0, 1)),
@@ -240,7 +240,13 @@ def run_scores(
     if any(name not in u.get('values', {}) or u['ids'] != units[0]['ids'] for u in units): return None
     scores, weights = map(np.stack, zip(*(unit_arrays(r, name) for r in runs)))
     counted = (weights > 0).any(0)
-    return unit_scores(scores[:, counted], weights[:, counted])
+    parts = _parts(runs[0]['units'], name)
+    return unit_scores(scores[:, counted], weights[:, counted], None if parts is None else parts[counted])
+
+def _parts(units, name) -> np.ndarray:  # None where there are none
+    "Tasks that share out the units, as GenEval's do: their sizes are fixed, so only scores within a task are chance."
+    there = np.array([[v is not None for v in values] for other, values in units['values'].items() if other != name])
+    return there.argmax(0) if len(there) > 1 and (there.sum(0) == 1).all() else None
 
 def _pooled_interval(metric, name, runs) -> tuple:
     "Low, high and over what: of the units' scores, else as stored for a single run, else none."

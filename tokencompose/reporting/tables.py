@@ -166,15 +166,20 @@ def _kept_apart(r) -> dict:
     digest = r.get('prompts', {}).get('digest')
     return parts | ({('prompts', ''): digest} if digest else {})
 
+def _run_text(r) -> str: return r['method'] if r['seed'] is None else f'{r["method"]}, seed {r["seed"]}'
+
 def _check_mixed(metric, results):
     "Refuse a column of results that were made in different ways."
+    own, rows = [r for r in results if not r.get('identity')], [r for r in results if r.get('identity')]
+    if own and rows: raise ValueError(
+        f'{metric}: {_run_text(own[0])} was made with settings of its own, or before results said what they depend on, '
+        f'and {_run_text(rows[0])} as its profile says, so their numbers cannot share a column: make the first again.')
     found = {}
     for r in results:
         for part, value in _kept_apart(r).items():
             there = found.setdefault(part, (value, r))
             if there[0] == value: continue
-            names = ' and '.join(f'{m["method"]}{"" if m["seed"] is None else ", seed " + str(m["seed"])}'
-                                 for m in (there[1], r))
+            names = ' and '.join(map(_run_text, (there[1], r)))
             raise ValueError(f'{metric}: {names} were made with different {part[0]}, so their numbers cannot share '
                              'a column: make one of them again.')
 
@@ -383,7 +388,7 @@ class Claim(NamedTuple):
     method: str
     baseline: str
     columns: tuple  # (metric, name) pairs in which it shows
-    equal: bool = False  # The paper finds no difference worth a word
+    none: str = ''  # What the paper does not find: a difference, a gain, or a loss; empty where it finds one
 
 def claims_frame(
     results: list,  # From `load_results`; all of one profile
@@ -402,7 +407,7 @@ def claims_frame(
             rows.append({'claim': claim.text, 'difference': ' − '.join(map(label_of, pair)),
                          'in': column_label(metric, name), 'paper': there or NOT_REPORTED,
                          'here': format_difference(here, metric_info(metric).digits),
-                         'verdict': _verdict(there, here, claim.equal)})
+                         'verdict': _verdict(there, here, claim.none, metric_info(metric).higher_is_better)})
     columns = ['claim', 'difference', 'in', 'paper', 'here', 'verdict']
     return pd.DataFrame(rows, columns=columns).set_index(['claim', 'difference'])
 
@@ -415,11 +420,12 @@ def _printed_difference(paper, pair, metric, name) -> str:
 
 SHOWN, NOT_SHOWN, CONTRADICTED, ALIKE = VERDICTS = 'shown', 'not shown', 'contradicted', 'no difference shown'
 
-def _verdict(there, here, equal) -> str:
+def _verdict(there, here, none, higher_is_better) -> str:
     "The paper's difference is `there`; where it prints none, the claim is a larger value."
     if here is None: return NOT_RUN
-    if not here.settled: return ALIKE if equal else NOT_SHOWN
-    agrees = not equal and here.mean*float(there or 1) > 0
+    if not here.settled: return ALIKE if none else NOT_SHOWN
+    gains = (here.mean > 0) == higher_is_better
+    agrees = dict(difference=False, gain=not gains, loss=gains)[none] if none else here.mean*float(there or 1) > 0
     return (SHOWN if agrees else CONTRADICTED) + ' (one seed)'*here.one_seed
 
 def told(

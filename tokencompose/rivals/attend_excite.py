@@ -46,13 +46,14 @@ def token_strengths(
     tokens: torch.Tensor,  # Positions to read, (batch, S), padded with anything
     ends: torch.Tensor,  # First position that takes no part, (batch,)
 ) -> torch.Tensor:  # (batch, S): how strongly each is attended to where it is most
-    "Maximum over pixels of each token's renormalised, smoothed attention."
+    "Maximum over pixels of each token's renormalised, smoothed attention, in full precision even under autocast."
     mean = torch.cat(maps, 1).mean(1)
     position = torch.arange(mean.shape[2], device=mean.device)
     outside = (position == 0) | (position >= ends[:, None])
     shares = (100*mean).masked_fill(outside[:, None], -torch.inf).softmax(2)
     chosen = shares.gather(2, tokens[:, None].expand(-1, mean.shape[1], -1))
-    return blur(chosen.transpose(1, 2).unflatten(2, size)).flatten(2).amax(2)
+    with torch.autocast(mean.device.type, enabled=False):  # in bfloat16 small strengths would tie
+        return blur(chosen.float().transpose(1, 2).unflatten(2, size)).flatten(2).amax(2)
 
 def neglect(
     strengths: torch.Tensor,  # (batch, S)
