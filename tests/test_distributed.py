@@ -91,6 +91,8 @@ def test_a_cold_cache_with_a_slow_process_and_a_restart(place, tmp_path):
 
     alone = settings(place, tmp_path/'alone', batch_size=2)           # the same two images an update, in one process
     train(TrainConfig(**alone))
+    logs = [[json.loads(line) for line in (tmp_path/run/'metrics.jsonl').open()] for run in ('alone', 'whole')]
+    for name in logs[0][0].keys() - {'samples_per_second'}: assert logs[1][0][name] == pytest.approx(logs[0][0][name], rel=1e-4), f'{name} is of the images of all processes'
     one, two = load_file(tmp_path/'alone'/WEIGHTS), load_file(tmp_path/'whole'/WEIGHTS)
     far = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
     assert far.mean() < 1e-5, 'only the order of summation differs (AdamW follows the sign of a gradient, however small)'

@@ -12,7 +12,7 @@ from test_bad_input import run
 
 from tokencompose.attention import CrossAttentionCapture
 from tokencompose.rivals import layout
-from tokencompose.rivals.attend_excite import AttendExcite
+from tokencompose.rivals.attend_excite import AttendExcite, token_strengths
 from tokencompose.rivals.call import check_variance_preserving, latent_gradient, Rival, scaled_step
 from tokencompose.rivals.composable import Composable
 from tokencompose.rivals.inputs import all_inputs, Inputs, make_inputs
@@ -384,3 +384,11 @@ def test_the_noise_is_that_of_plain_sampling(monkeypatch):
     items = [(i, r) for r in range(2) for i in range(3)]
     for noise in seen: assert torch.equal(noise, initial_noise(items, (4, 16, 16), 7))
     assert len(seen) == 4
+
+
+def test_strengths_are_the_same_under_autocast():
+    "Small strengths would tie in bfloat16, and the most neglected token would be another."
+    maps, tokens, ends = [torch.rand(2, 4, 256, 12, generator=torch.Generator().manual_seed(0)).softmax(3)], torch.tensor([[2, 5], [3, 4]]), torch.tensor([11, 11])
+    plain = token_strengths(maps, (16, 16), tokens, ends)
+    with torch.autocast('cpu', torch.bfloat16): half = token_strengths(maps, (16, 16), tokens, ends)
+    assert half.dtype == torch.float32 and torch.equal(half, plain)

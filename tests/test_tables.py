@@ -255,6 +255,20 @@ def test_a_claim_of_no_difference_asks_for_the_interval_alone():
     assert verdict() == 'not run'
 
 
+@pytest.mark.parametrize('none, said', [('gain', 'contradicted'), ('loss', 'shown'), ('difference', 'contradicted')])
+def test_a_claim_of_no_gain_is_kept_by_a_loss(none, said):
+    worse, better = toy_result('denoise', ((2, 2), (2, 1))), toy_result('token', ((3, 3), (3, 3)))
+    assert claims_frame([worse, better], [Claim('', 'token', 'denoise', (MG3,), none)], 2).verdict.item() == said
+    swapped = [worse | dict(method='token'), better | dict(method='denoise')]
+    other = {'contradicted': 'shown', 'shown': 'contradicted'}[said] if none != 'difference' else said
+    assert claims_frame(swapped, [Claim('', 'token', 'denoise', (MG3,), none)], 2).verdict.item() == other
+
+
+def test_a_result_of_ones_own_settings_is_no_row():
+    with pytest.raises(ValueError, match='token, seed 0 was made with settings of its own, .* and frozen as its profile says'):
+        table2_frame([frozen | dict(identity=dict(code=1)), runs[0]])
+
+
 def test_the_differences_to_look_at_are_those_of_the_table():
     both = with_things([r | dict(metric=metric, seed=seed) for seed in (0, 1) for r in (control, runs[0]) for metric in ('multigen_coco', 'multigen_ade20k')])
     points = difference_points(both, ['frozen', 'denoise', 'token'], [MG2, MG3, ('frechet_coco', 'FD'), THINGS]).axes[0]

@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import signal
+import time
 
 import pytest
 import torch
@@ -179,6 +180,32 @@ def test_fast_computes_what_exact_does(place, tmp_path):
         assert exact.keys() == fast.keys()
         for name in exact.keys() - {'samples_per_second'}: assert fast[name] == pytest.approx(exact[name], rel=2e-4, abs=1e-6), name
     assert load_pipeline(str(tmp_path/'fast'/'pipeline'), device='cpu')
+
+
+def test_a_resumed_run_counts_all_of_its_time(place, tmp_path, monkeypatch):
+    update = training.update
+    def slow(run): time.sleep(.3); return update(run)
+    monkeypatch.setattr(training, 'update', slow)
+    config = small(place, tmp_path/'run', steps=4, checkpoint_every=2)
+    train(config, stop_at=2)
+    result = train(config)
+    assert result['seconds'] >= 1.2 and result['samples_per_second'] <= 16/1.2
+    assert json.loads((tmp_path/'run'/'result.json').read_text())['result'] == result
+
+
+def test_gradients_are_not_clipped_at_zero(place, tmp_path):
+    for limit in (0., 1e9, 1e-9): train(small(place, tmp_path/str(limit), max_grad_norm=limit, weight_decay=0.))
+    free, wide, tight = (weights(tmp_path/str(limit))['conv_in.weight'] for limit in (0., 1e9, 1e-9))
+    assert torch.equal(free, wide) and not torch.equal(free, tight)
+    with pytest.raises(ValueError, match='max_grad_norm: must not be negative'): small(place, tmp_path, max_grad_norm=-1.)
+
+
+def test_a_look_at_a_run_is_at_the_average_that_it_exports(place, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, 'sample_grid', lambda pipe, unet, *_: seen.append(unet.conv_in.weight.detach().clone()))
+    train(small(place, tmp_path/'run', ema=.5, steps=3, sample_every=3, checkpoint_every=3, sample_prompts=('a cat',), inference_steps=1))
+    last = load_file(tmp_path/'run'/'checkpoints'/'step-0000003'/'unet.safetensors')['conv_in.weight']
+    assert torch.equal(seen[-1], weights(tmp_path/'run')['conv_in.weight']) and not torch.equal(seen[-1], last)
 
 
 def test_every_objective_leads_to_weights_of_its_own(place, tmp_path):

@@ -149,9 +149,8 @@ def earned_identity(
         done = resolve(run_folder(runs or f'runs/{settings.name}', method, seed))/'result.json'
         if not done.is_file(): return {}
         trained, config = read_json(done), config_for(settings, method, seed)
-        result = trained['result']
-        stored = trained['config'] | dict(steps=result['steps'])
-        stored['batch_size'] *= result.get('world', 1)  # processes share an update: what counts is its images
+        trained['config']['batch_size'] *= trained['result'].get('world', 1)  # what counts is the images of an update
+        stored = trained['config'] | dict(steps=trained['result']['steps'])
         elsewhere = [name for name in _APART if stored[name] != getattr(config, name)]
         if elsewhere or training_digest(stored) != training_digest(config): return {}
         if _trained_on_other(done.parent, trained, config): return {}
