@@ -10,7 +10,7 @@ from tokencompose.methods import METHODS, rows
 from tokencompose.reporting import tables
 from tokencompose.reporting.results import toy_result, with_things
 from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, costs_frame, difference_frame, difference_points, finding, THINGS
-from tokencompose.reporting.tables import TABLE4_COLUMNS, ablation_columns, format_difference, format_seconds, format_value
+from tokencompose.reporting.tables import TABLE4_COLUMNS, ablation_columns, Difference, format_difference, format_seconds, format_value
 from tokencompose.reporting.tables import grounding_frame, method_points, paired_difference, pictures_grid, points_frame
 from tokencompose.reporting.tables import run_dots, run_label, seeds_frame, table1_frame, table1_halves, table2_frame
 from tokencompose.reporting.tables import table3_frame, table4_frame, terminal_text, text_blocks
@@ -205,6 +205,8 @@ def test_what_was_not_run():
     assert difference_frame([], ['token'], [('visor', 'OA')]).iloc[0, 0] == 'not run'
     assert cell([control, *runs], 'layers_mid8_up16', baseline='layers_up16') == 'not run'  # others were
     assert format_difference(None) == 'not run'
+    assert format_difference(Difference(.042, .0004, .084, None), 3) == '+0.0420 [0.0004, 0.0840]'  # excludes zero, and says so
+    assert format_difference(Difference(.042, -.0004, .084, None), 3) == '+0.042 [-0.000, 0.084]'
 
 
 def test_a_difference_of_what_does_not_belong_together_is_refused():

@@ -311,8 +311,10 @@ def format_difference(
     difference: Difference,  # From `paired_difference`
     digits: int = 1,  # Decimals
 ) -> str:  # Such as "+37.5 [0.0, 50.0]"
-    "A difference as a table shows it."
+    "A difference as a table shows it; with more decimals where an interval that excludes zero would seem to hold it."
     if difference is None: return NOT_RUN
+    nearer = difference.low if difference.low > 0 else difference.high
+    while difference.settled and digits < 9 and round(nearer, digits) == 0: digits += 1
     interval = f'[{difference.low:.{digits}f}, {difference.high:.{digits}f}]'
     return f'{difference.mean:+.{digits}f} {interval if math.isfinite(difference.low) else "(no interval)"}'
 
