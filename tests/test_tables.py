@@ -269,6 +269,8 @@ def test_a_claim_of_no_gain_is_kept_by_a_loss(none, said):
 def test_a_result_of_ones_own_settings_is_no_row():
     with pytest.raises(ValueError, match='token, seed 0 was made with settings of its own, .* and frozen as its profile says'):
         table2_frame([frozen | dict(identity=dict(code=1)), runs[0]])
+    mine = [frozen | dict(identity=dict(code=1)), runs[0] | dict(method='mine', seed=None)]  # a method of one's own is compared with the rows
+    assert difference_frame(mine, ['mine'], [MG3], 'frozen').shape == (1, 1)
 
 
 def test_the_differences_to_look_at_are_those_of_the_table():

@@ -146,10 +146,13 @@ def known(part: TablePart, results: list) -> str:
     said = [f'{metric_info(metric).label} {_counts(n)}' for metric, n in counted.items()]
     judges = sorted({r['judge'] for r in used if r.get('judge')})
     seeds = sorted({r['seed'] for r in used if r['seed'] is not None})
-    over = ' and, in trained rows, training seeds' if len(seeds) > 1 else ' alone, since there is one training seed'
-    return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}. Training seeds {", ".join(map(str, seeds))}, '
-            f'of each row below; a difference takes those that both rows have. Intervals are of 95 %, over prompts or '
-            f'pictures{over}.*')
+    over, trained = ' alone', f' Training seed {seeds[0]}.' if seeds else ''
+    if len(seeds) > 1:
+        over = ' and, in trained rows, training seeds'
+        trained = (f' Training seeds {", ".join(map(str, seeds))}, of each row below; a difference takes those that '
+                   'both rows have.')
+    return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}.{trained} Intervals are of 95 %, over prompts '
+            f'or pictures{over}.*')
 
 def _counts(n: dict) -> str: return ', '.join(f'{count:g} {what}' for what, count in n.items())
 

@@ -170,7 +170,9 @@ def _run_text(r) -> str: return r['method'] if r['seed'] is None else f'{r["meth
 
 def _check_mixed(metric, results):
     "Refuse a column of results that were made in different ways."
-    own, rows = [r for r in results if not r.get('identity')], [r for r in results if r.get('identity')]
+    # a method of one's own has no identity, and stands beside the rows
+    own = [r for r in results if r['method'] in METHODS and not r.get('identity')]
+    rows = [r for r in results if r.get('identity')]
     if own and rows: raise ValueError(
         f'{metric}: {_run_text(own[0])} was made with settings of its own, or before results said what they depend on, '
         f'and {_run_text(rows[0])} as its profile says, so their numbers cannot share a column: make the first again.')
