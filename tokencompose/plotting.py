@@ -405,7 +405,7 @@ def compact_picture(
     picture = _opaque(picture)
     reduced, forms = _with_palette(picture), dict(png=_encoded(picture, 'png'))
     if reduced is not None: return 'png', min(_encoded(reduced, 'png'), forms['png'], key=len)
-    forms['jpeg'] = _encoded(picture, 'jpeg', quality=72)
+    forms['jpeg'] = _encoded(picture, 'jpeg', quality=72, progressive=True)
     return min(forms.items(), key=lambda item: len(item[1]))
 
 def compact_notebook(

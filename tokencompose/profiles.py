@@ -49,7 +49,7 @@ class ProfileTraining(Settings):
     steps: int  # Optimiser updates
     batch_size: int  # Images a forward
     accumulation: int  # Forwards an update
-    lr: float  # Constant learning rate of AdamW
+    lr: float  # Learning rate of AdamW, at first where it falls
     token_loss_scale: float  # Lambda
     pixel_loss_scale: float  # Gamma
     layers: tuple  # Supervised groups of cross-attention maps, by place and side
