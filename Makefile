@@ -78,6 +78,7 @@ records: setup  # the results a run has finished so far, small, to be committed
 publish: records  # and its executed tables and figures, cleaned
 	for nb in runs/$(PROFILE)/paper_figures/*.ipynb; do $(BIN)/python -c "import sys; from tokencompose.reporting.publish import publish; publish(*sys.argv[1:])" $$nb paper_figures/executed/$$(basename $$nb); done
 	$(BIN)/nbdev_clean --fname paper_figures/executed
+	if [ -f runs/$(PROFILE)/paper_figures/figure4_wide.jpg ]; then cp runs/$(PROFILE)/paper_figures/figure4_wide.jpg paper_figures/executed/figure4_$(PROFILE).jpg; fi  # for the README
 
 results: setup  # RESULTS.md and the table of README.md, from the committed records
 	$(BIN)/python -m tokencompose.reporting.pages
