@@ -407,7 +407,9 @@ def results_page(
     results = {profile: load_results(profile, records) for profile in dict.fromkeys(part.profile for part in PARTS)}
     every = [r for found in results.values() for r in found]
     old = sum(not r.get('identity') for r in every)
-    dated = f'{len(every)} results of {len({(r["profile"], r["method"], r["seed"]) for r in every})} models'
+    seconds = format_seconds(sum(r['cost']['seconds'] for r in every))  # of processes that may have run side by side
+    models = len({(r['profile'], r['method'], r['seed']) for r in every})
+    dated = f'{len(every)} results of {models} models, {seconds} of training, drawing and scoring together'
     pages = [part_page(part, with_things(results[part.profile]), spread_kept(part, records)) for part in PARTS]
     if old:
         dated += (f'; {old} of them were made before records had an identity, by an earlier recipe (a constant '
