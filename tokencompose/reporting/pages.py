@@ -116,6 +116,12 @@ class TablePart:
     def columns(self) -> list: return [column for half in self.halves for column in half]
 
     @property
+    def compared(self) -> list:
+        "Columns, and what of our own stands below the table, of which it is said whether rows differ."
+        mass, geneval = ('grounding', 'mass'), ('geneval', 'mean')
+        return [*self.columns, *{2: [mass], 3: [mass], 5: [geneval]}.get(self.table, [])]
+
+    @property
     def metrics(self) -> list:
         "What its rows are scored by; GenEval stands below Table 5."
         every = [*self.columns, *(GENEVAL_COLUMNS if self.table == 5 else ())]
@@ -149,8 +155,10 @@ def known(part: TablePart, results: list) -> str:
     over, trained = ' alone', f' Training seed {seeds[0]}.' if seeds else ''
     if len(seeds) > 1:
         over = ' and, in trained rows, training seeds'
-        trained = (f' Training seeds {", ".join(map(str, seeds))}, of each row below; a difference takes those that '
-                   'both rows have.')
+        trained = f' Training seeds {", ".join(map(str, seeds))}; a difference takes those that both rows have.'
+        every = {m: {r['seed'] for r in used if r['method'] == m} - {None} for m in part.methods}
+        alone = [label_of(m) for m, own in every.items() if len(own) == 1]
+        if alone: trained += f' One training seed, and intervals over prompts alone: {", ".join(alone)}.'
     return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}.{trained} Intervals are of 95 %, over prompts '
             f'or pictures{over}.*')
 
@@ -260,7 +268,7 @@ def part_page(
     claims = claims_frame(results, part.claims(part.columns), part.table, part.fill_from).reset_index()
     claims = claims[claims.verdict != NOT_RUN]
     claims['claim'] = claims['claim'].where(claims['claim'] != claims['claim'].shift(), '')
-    blocks = [head, finding(results, part.columns), *map(flat_markdown, frames), known(part, results)]
+    blocks = [head, finding(results, part.compared), *map(flat_markdown, frames), known(part, results)]
     if lacking: blocks.append(f'Not yet from records: {", ".join(map(label_of, lacking))}.')
     ours = claims.paper == NOT_REPORTED
     claimed = f'**The claims**: {told(claims.verdict[~ours]) or "none"}.'
@@ -362,11 +370,11 @@ stand below ours. How each number is measured: [the map](nbs/index.ipynb). Execu
 reading: [paper_figures/executed](paper_figures/executed).
 
 The verdict of a claim: *shown* where the interval of our difference excludes zero and the sign is the paper's;
-*contradicted* where it excludes zero with the other sign, or where the claim is that there is no difference (no gain,
-no loss); *not shown* where it holds zero; *no difference shown* where it holds zero and the claim is that there is
-none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each interval is of
-95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has dozens, many of
-the same pictures.
+*contradicted* where it excludes zero with the other sign, or where the claim is that there is no difference, no gain or
+no loss, and there is one; *not shown* where it holds zero; *no difference shown* where it holds zero and the claim is
+that there is none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each
+interval is of 95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has
+dozens, many of the same pictures.
 
 MG*k*: per cent of pictures in which at least *k* of the five things are found; *things*: how many of the five are found
 in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best
@@ -412,14 +420,15 @@ def results_page(
     dated = f'{len(every)} results of {models} models, {seconds} of training, drawing and scoring together'
     pages = [part_page(part, with_things(results[part.profile]), spread_kept(part, records)) for part in PARTS]
     if old:
-        dated += (f'; {old} of them were made before records had an identity, by an earlier recipe (a constant '
-                  'learning rate, an earlier list of prompts), so `make reproduce` makes them anew, with other numbers')
+        dated += (f'; {old} of them were made before records had an identity, by an earlier recipe (another '
+                  'base model, a constant learning rate, an earlier list of prompts), so `make reproduce` makes them '
+                  'anew, with other numbers')
     pages.append(speed_page(records))
     return '\n\n'.join(filter(None, [_HEAD.strip(), vouched(records), recipe_line(), f'{dated}.', *pages])) + '\n'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #3b6a9195
-_README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(MG3)': ('multigen_coco', 'MG3'),
-           'four of five<br>(MG4)': ('multigen_coco', 'MG4')}
+_README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(COCO MG3)': ('multigen_coco', 'MG3'),
+           'four of five<br>(COCO MG4)': ('multigen_coco', 'MG4')}
 
 def readme_table(records: str = 'paper_figures/records') -> str:
     "Table 2's objectives, here beside the paper, and which of their differences are settled."
@@ -435,7 +444,7 @@ def readme_table(records: str = 'paper_figures/records') -> str:
             cells[f'{heading} here'] = format_value(mine.value, mine.low, mine.high) if mine else NOT_RUN
             cells['paper' + ' '*len(cells)] = format_value(theirs['value'], digits=theirs['digits']) if theirs else ''
     frame = pd.DataFrame(lines).T.rename_axis('Per cent of pictures that show').reset_index()
-    settled = finding(every, [*_README.values(), ('multigen', 'things'), ('grounding', 'mass')])
+    settled = finding(every, next(part for part in PARTS if part.table == 2).compared)
     return f'{frame.to_markdown(index=False, disable_numparse=True)}\n\n{settled}'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #72e816ae

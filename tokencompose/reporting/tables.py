@@ -485,8 +485,8 @@ def finding(
     better, worse = (', '.join(texts) for texts in _sides(settled).values())
     said = [f'{word} than {label_of(baseline)} in {texts}' for word, texts in dict(better=better, worse=worse).items()
             if texts]
-    rest = len(found) - len(settled)
-    end = f'; in {rest} other column{"s"*(rest > 1)} no difference is settled' if rest else ''
+    rest = [f'{metric_info(metric).label} {name}' for metric, name in found if (metric, name) not in settled]
+    end = f'; no difference is settled in {", ".join(rest)}' if rest else ''
     alone = ' (one training seed: over prompts alone)' if any(d.one_seed for d in settled.values()) else ''
     return f'{label_of(method)} is {" and ".join(said)}{end}{alone}.'
 
