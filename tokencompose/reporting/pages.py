@@ -127,6 +127,7 @@ class TablePart:
         every = [*self.columns, *(GENEVAL_COLUMNS if self.table == 5 else ())]
         return list(dict.fromkeys(metric for metric, _ in every))
 
+# %% ../../nbs/7_tables/05_reporting.pages.ipynb #32bd68ce
 PARTS = (
     TablePart(1, 'mini', 'beside methods that steer a finished model', table1_claims, (2,)),
     TablePart(2, 'mini', 'which loss does what, and on which layers', table2_claims, (1,)),
