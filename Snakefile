@@ -4,7 +4,7 @@
 # output: what a killed job had finished stays on disk and is used again.
 import os, shlex, sys
 from tokencompose.methods import METHODS, parse_run, run_name, run_names
-from tokencompose.metrics.benchmarks import judges, METRIC_BENCHMARKS
+from tokencompose.metrics.benchmarks import judges, METRIC_BENCHMARKS, result_key
 from tokencompose.profiles import FIRST_STEP, get_profile
 
 PROFILE = config.get('profile', 'quick')
@@ -62,7 +62,7 @@ def of_seeds(run):
 
 def taken(run, score):
     "Says that a committed record was taken, if one was; no rule makes it."
-    return f'{RUNS}/results/{score}/taken-{run}'
+    return f'{RUNS}/results/{result_key(METRIC.get(score, score), score, P.extractor)}/taken-{run}'
 def job_file(place, run, score, apart=()):
     "The file of the job that makes a score, or its pictures, with the others of this run that are asked for and not there."
     there = {one: name for name in sorted(os.listdir(f'{place}/{run}')) for one in name.split('+')} if os.path.isdir(f'{place}/{run}') else {}

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from processes import run_python, SNAKEMAKE
 
-from tokencompose.metrics.benchmarks import scores_of
+from tokencompose.metrics.benchmarks import METRIC_BENCHMARKS, result_key, scores_of
 from tokencompose.methods import rows, run_name, run_names
 from tokencompose.profiles import get_profile, PROFILES
 
@@ -21,6 +21,14 @@ def dry_run(profile, figures=FIGURES, check=True):
     code, said = run_python(SNAKEMAKE, '-n', '-p', '--forceall', '--nolock', '--cores', '2', '--config', f'profile={profile}', f'figures={figures}')
     assert not check or code == 0, said
     return said
+
+
+def take(folder, profile, run, score):
+    "As `adopt_records` leaves it: by the name of the result files, frechet_coco for coco_captions."
+    metric = next((metric for metric, names in METRIC_BENCHMARKS.items() if score in names), score)
+    path = folder/'runs'/profile/'results'/result_key(metric, score, get_profile(profile).extractor)/f'taken-{run}'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def planned(profile, figures=FIGURES): return [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', dry_run(profile, figures))]
@@ -161,11 +169,8 @@ def test_one_row_of_a_table():
 def test_what_a_record_holds_is_not_made_again(tmp_path):
     "Neither the score nor the pictures nor the model behind it."
     for name in ('nbs', 'data_prep', 'paper_figures', 'tokencompose', 'settings.ini'): (tmp_path/name).symlink_to(ROOT/name)
-    for metric in (*get_profile('quick').ablation, 'grounding'):
-        for run in ('frozen', 'denoise-seed0'):
-            path = tmp_path/'runs'/'quick'/'results'/metric/f'taken-{run}'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+    for score in (*get_profile('quick').ablation, 'grounding'):
+        for run in ('frozen', 'denoise-seed0'): take(tmp_path, 'quick', run, score)
     said = run_python(SNAKEMAKE, '-s', ROOT/'Snakefile', '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=quick', 'figures=table2', cwd=tmp_path)[1]
     plan = [parsed(line) for line in re.findall(r'papermill --no-progress-bar .*', said)]
     made = {run_of(g) for n, _, g in plan if n in ('nbs/sample.ipynb', 'nbs/evaluate.ipynb')}
@@ -175,10 +180,7 @@ def test_what_a_record_holds_is_not_made_again(tmp_path):
 
 def test_rows_one_after_the_other(tmp_path):
     for name in ('nbs', 'data_prep', 'paper_figures', 'tokencompose', 'settings.ini'): (tmp_path/name).symlink_to(ROOT/name)
-    for metric in (*get_profile('mini').ablation, 'grounding'):
-        path = tmp_path/'runs'/'mini'/'results'/metric/'taken-pixel-seed1'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    for score in (*get_profile('mini').ablation, 'grounding'): take(tmp_path, 'mini', 'pixel-seed1', score)
     def kept(**config):
         given = [f'{name}={value}' for name, value in config.items()]
         said = run_python(SNAKEMAKE, 'rows', '-s', ROOT/'Snakefile', '-n', '-p', '--nolock', '--cores', '2', '--config', 'profile=mini', 'figures=table2', *given, cwd=tmp_path)[1]
