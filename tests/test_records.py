@@ -3,6 +3,7 @@ import ast
 import functools
 import itertools
 import json
+import os
 import re
 
 import papermill as pm
@@ -229,6 +230,12 @@ def test_what_does_not_matter_is_no_part_of_it(world):
     for key, run in (('multigen_coco', 'token-seed0'), ('grounding', 'frozen'), ('daam', 'denoise-seed1'), ('visor', 'layout')):
         assert identity(mini, key, run, world) == identity(same, key, run, world)
     assert identity(mini, 'multigen_coco', 'frozen', world) == identity(mini.replace(lr=1., segmenter='x'), 'multigen_coco', 'frozen', world), 'nothing was trained'
+
+
+def test_a_relative_data_set_lies_below_the_root_wherever_a_notebook_runs(tmp_path, monkeypatch, world):
+    mini, relative = get_profile('mini'), os.path.relpath(world, repo_root())
+    monkeypatch.chdir(tmp_path)  # as JupyterLab does, which opens a notebook in its own folder
+    assert identity(mini, 'multigen_coco', 'token-seed0', relative) == identity(mini, 'multigen_coco', 'token-seed0', world) != {}
 
 
 def test_the_graph_takes_up_matching_records_only(tmp_path, world):

@@ -29,7 +29,7 @@ def source_digest(
     masks: str = '',  # automatic or exact where a model was trained on it
 ) -> str:
     "Hash of what a data set is made from: annotations, and the models that found the masks."
-    data = Path(data)
+    data = resolve(data)  # as everywhere: below the repository's root, wherever a notebook runs
     files = [*data.glob('annotations/*.json'), *data.glob('vsr/*.jsonl'), *data.glob('held_out_pairs.json')]
     found_by = [(settings.clip, settings.clip_revision), (settings.tagger, ''), (settings.grounder, ''),
                 (settings.bert, settings.bert_revision), (settings.segmenter, '')]
@@ -88,7 +88,7 @@ def identity(
     data,  # Folder of the data set, data/<profile>
 ) -> dict:  # name -> hash; empty where the data set is not there yet
     "Everything a result depends on."
-    if not any(Path(data).glob('annotations/*.json')): return {}
+    if not any(resolve(data).glob('annotations/*.json')): return {}
     method, seed = parse_run(run)
     row, (metric, benchmark) = METHODS.get(method), filed_as(key, settings.extractor)
     trained = row is not None and row.trained
