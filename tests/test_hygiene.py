@@ -89,7 +89,7 @@ def links(name):
         yield from (target.split('#')[0] for target in re.findall(r'\]\(([^)\s]+)\)', cell.source) if not re.match(r'https?:|#|mailto:', target))
 
 
-@pytest.mark.parametrize('name', [name for name in NOTEBOOKS if not name.startswith('paper_figures/executed/')])
+@pytest.mark.parametrize('name', NOTEBOOKS)
 def test_links_lead_somewhere(name):
     dead = [target for target in links(name) if not (ROOT/name).parent.joinpath(target).exists()]
     assert not dead, dead

@@ -57,3 +57,14 @@ def test_a_published_notebook_is_without_errors_timings_and_places(tmp_path):
     copy = read_json(tmp_path/'out'/'b.ipynb')['cells'][0]
     assert copy['metadata'] == dict(tags=['parameters']) and copy['execution_count'] is None
     assert [output['text'] for output in copy['outputs']] == [['runs/x']]
+
+
+def test_links_of_a_published_notebook_lead_from_its_new_place(tmp_path):
+    for name in ('README.md', 'figures/b.ipynb', 'figures/done/b.ipynb'):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).touch()
+    text = '[up](../README.md#top) [here](b.ipynb) [web](https://a.org/x) [below](#cost) [nowhere](../lost.md)\nand [up](../README.md).'
+    write_json(tmp_path/'figures'/'a.ipynb', dict(cells=[dict(cell_type='markdown', source=text, metadata={})], metadata={}, nbformat=4, nbformat_minor=5))
+    publish(tmp_path/'figures'/'a.ipynb', tmp_path/'figures'/'done'/'a.ipynb')
+    moved = ''.join(read_json(tmp_path/'figures'/'done'/'a.ipynb')['cells'][0]['source'])
+    assert moved == text.replace('../README.md', '../../README.md')

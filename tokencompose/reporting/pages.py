@@ -52,7 +52,7 @@ def table2_claims(columns) -> list:
     return [
         Claim('fine-tuning alone helps', 'denoise', 'frozen', found),
         Claim('and costs realism', 'denoise', 'frozen', far),
-        Claim('the pixel loss alone adds nothing', 'pixel', 'denoise', shown, 'gain'),
+        Claim('the pixel loss alone adds little', 'pixel', 'denoise', shown, 'gain'),
         Claim('the token loss adds most', 'token', 'denoise', shown),
         Claim('both losses are best', both, 'token', shown),
         Claim('and above denoising only', both, 'denoise', shown),
@@ -152,16 +152,23 @@ def known(part: TablePart, results: list) -> str:
     counted = {r['metric']: r['n'] for r in used}
     said = [f'{metric_info(metric).label} {_counts(n)}' for metric, n in counted.items()]
     judges = sorted({r['judge'] for r in used if r.get('judge')})
-    seeds = sorted({r['seed'] for r in used if r['seed'] is not None})
+    seeds = _seeds(used)
     over, trained = ' alone', f' Training seed {seeds[0]}.' if seeds else ''
     if len(seeds) > 1:
         over = ' and, in trained rows, training seeds'
-        trained = f' Training seeds {", ".join(map(str, seeds))}; a difference takes those that both rows have.'
+        fewer = {metric_info(m).label: _seeds([r for r in used if r['metric'] == m]) for m in counted}
+        fewer = [f'{label} {_listed(own)}' for label, own in fewer.items() if own and own != seeds]
+        apart = f' ({"; ".join(fewer)})' if fewer else ''
+        trained = f' Training seeds {_listed(seeds)}{apart}; a difference takes those that both rows have.'
         every = {m: {r['seed'] for r in used if r['method'] == m} - {None} for m in part.methods}
         alone = [label_of(m) for m, own in every.items() if len(own) == 1]
         if alone: trained += f' One training seed, and intervals over prompts alone: {", ".join(alone)}.'
     return (f'*Counted: {"; ".join(said)}. Judged by {"; ".join(judges)}.{trained} Intervals are of 95 %, over prompts '
             f'or pictures{over}.*')
+
+def _seeds(results) -> list: return sorted({r['seed'] for r in results if r['seed'] is not None})
+
+def _listed(seeds) -> str: return ', '.join(map(str, seeds))
 
 def _counts(n: dict) -> str: return ', '.join(f'{count:g} {what}' for what, count in n.items())
 
@@ -370,8 +377,9 @@ drawn scenes. Only the order of rows and the direction of differences can be com
 stand below ours. How each number is measured: [the map](nbs/index.ipynb). Executed tables and figures with their
 reading: [paper_figures/executed](paper_figures/executed).
 
-The verdict of a claim: *shown* where the interval of our difference excludes zero and the sign is the paper's;
-*contradicted* where it excludes zero with the other sign, or where the claim is that there is no difference, no gain or
+A difference is *settled* where its interval excludes zero. The verdict of a claim: *shown* where it is settled and the
+sign is the claim's (the paper's where it prints a number; for a claim of no gain or no loss, the opposite of one);
+*contradicted* where it is settled with the other sign, or where the claim is that there is no difference, no gain or
 no loss, and there is one; *not shown* where it holds zero; *no difference shown* where it holds zero and the claim is
 that there is none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each
 interval is of 95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has
@@ -406,7 +414,7 @@ def recipe_line(
         said.append(f'{p.steps:,} updates of {p.batch_size*p.accumulation} pictures of {p.resolution} pixels, learning '
                     f'rate {p.lr:g} ({p.lr_schedule}), λ {p.token_loss_scale:g}, γ {p.pixel_loss_scale:g}; drawn in '
                     f'{p.inference_steps} steps at guidance {p.guidance_scale:g}, judged above {p.judge_threshold:g}')
-    return f'**The recipe** here: {said[0]}. The paper: {said[1]}.'
+    return f'**The recipe** here: {said[0]}. The paper and its authors\' scripts: {said[1]}.'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #7d2e91aa
 def results_page(
@@ -417,8 +425,11 @@ def results_page(
     every = [r for found in results.values() for r in found]
     old = sum(not r.get('identity') for r in every)
     seconds = format_seconds(sum(r['cost']['seconds'] for r in every))  # of processes that may have run side by side
-    models = len({(r['profile'], r['method'], r['seed']) for r in every})
-    dated = f'{len(every)} results of {models} models, {seconds} of training, drawing and scoring together'
+    drawn = {(r['profile'], r['method'], r['seed']) for r in every if r['method'] in METHODS}
+    models = sum(METHODS[method].kind in ('frozen', 'trained') for _, method, _ in drawn)
+    rivals = len({method for _, method, _ in drawn if METHODS[method].kind == 'rival'})
+    dated = (f'{len(every)} results of {models} models and of {rivals} methods that steer the frozen one, '
+             f'{seconds} of training, drawing and scoring together')
     pages = [part_page(part, with_things(results[part.profile]), spread_kept(part, records)) for part in PARTS]
     if old:
         dated += (f'; {old} of them were made before records had an identity, by an earlier recipe (another '
@@ -430,6 +441,9 @@ def results_page(
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #3b6a9195
 _README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(COCO MG3)': ('multigen_coco', 'MG3'),
            'four of five<br>(COCO MG4)': ('multigen_coco', 'MG4')}
+_README_SAYS = ('In brackets 95 % intervals over prompts and training seeds; *settled*: it excludes zero. MG*k*: at '
+                "least *k* of five found; things: how many; mass: a noun's attention on its thing; FD: distance to "
+                'real pictures.')
 
 def readme_table(records: str = 'paper_figures/records') -> str:
     "Table 2's objectives, here beside the paper, and which of their differences are settled."
@@ -446,7 +460,7 @@ def readme_table(records: str = 'paper_figures/records') -> str:
             cells['paper' + ' '*len(cells)] = format_value(theirs['value'], digits=theirs['digits']) if theirs else ''
     frame = pd.DataFrame(lines).T.rename_axis('Per cent of pictures that show').reset_index()
     settled = finding(every, next(part for part in PARTS if part.table == 2).compared)
-    return f'{frame.to_markdown(index=False, disable_numparse=True)}\n\n{settled}'
+    return f'{frame.to_markdown(index=False, disable_numparse=True)}\n\n{_README_SAYS}\n\n{settled}'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #72e816ae
 _BEGIN, _END = '<!-- made by `make results` -->', '<!-- end -->'

@@ -7,10 +7,11 @@ __all__ = ['to_markdown', 'to_csv', 'caption_of', 'save_table', 'to_style', 'pub
 
 # %% ../../nbs/7_tables/04_reporting.publish.ipynb #c478939d
 import json
+import re
 from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
-from ..core import read_json, repo_root, write_text
+from ..core import hash_of, read_json, repo_root, write_text
 from .tables import NOT_REPORTED, NOT_RUN
 
 # %% ../../nbs/7_tables/04_reporting.publish.ipynb #f3a1a54d
@@ -53,23 +54,35 @@ def to_style(
     def grey(value): return 'color: #999' if value in (NOT_RUN, NOT_REPORTED) else ''
     starts = [c for i, c in enumerate(frame.columns) if i == 0 or c[0] != frame.columns[i - 1][0]]
     theirs = pd.IndexSlice[[row for row in frame.index if row[1] == 'paper'], :]
-    style = frame.style.set_properties(**{'text-align': 'right', 'white-space': 'nowrap'})
+    style = frame.style.set_uuid(hash_of(to_csv(frame), 8))  # the same table is the same HTML
+    style = style.set_properties(**{'text-align': 'right', 'white-space': 'nowrap'})
     style = style.set_properties(subset=theirs, color='#666').map(grey)
     return style.set_properties(subset=starts, **{'border-left': '1px solid #999'}).set_caption(caption)
 
 # %% ../../nbs/7_tables/04_reporting.publish.ipynb #8108a32e
+def _from_here(text: str, here: Path) -> str:
+    "Markdown whose dead relative links are tried one folder higher."
+    def tried(match):
+        place = match[1].split('#')[0]
+        higher = not (here/place).exists() and (here.parent/place).exists()
+        return f'](../{match[1]})' if higher else match[0]
+    return re.sub(r'\]\(((?!https?:|#|mailto:)[^)\s]+)\)', tried, text)
+
 def publish(
     executed,  # Notebook that papermill executed
     target,  # Where the copy goes
 ):
-    "Copy an executed notebook: pictures compact; no error stream, timings or place of the repository on this machine."
+    "Copy an executed notebook: pictures compact, links alive; no error stream, timings or place of the repository."
     from tokencompose.plotting import compact_notebook
-    notebook = read_json(executed)
+    notebook, here = read_json(executed), Path(target).parent
     for cell in notebook['cells']:
         if cell['cell_type'] == 'code':
             said = [output for output in cell['outputs'] if output.get('name') != 'stderr']
             cell.update(outputs=said, execution_count=None)
+        else:
+            cell['source'] = _from_here(''.join(cell['source']), here).splitlines(keepends=True)
         cell['metadata'] = {k: v for k, v in cell['metadata'].items() if k == 'tags'}
+        if 'injected-parameters' in cell['metadata'].get('tags', ()): cell['id'] = 'injected'  # papermill's is random
     notebook['metadata'].pop('papermill', None)  # where it was executed, and when
     text = json.dumps(notebook, indent=1, ensure_ascii=False).replace(f'{repo_root()}/', '')
     write_text(target, text + '\n')

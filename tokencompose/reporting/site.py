@@ -40,10 +40,8 @@ def meant(
     root: Path,
 ) -> str:  # Place below the root, "" where there is nothing
     "Where a relative link leads."
-    for folder in (Path(page).parent, Path(page).parent.parent):
-        place = os.path.normpath(folder/unquote(target.split('#')[0]))
-        if not place.startswith('..') and (root/place).exists(): return Path(place).as_posix()
-    return ''
+    place = os.path.normpath(Path(page).parent/unquote(target.split('#')[0]))
+    return Path(place).as_posix() if not place.startswith('..') and (root/place).exists() else ''
 
 _PLACE = re.compile(r'\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)')
 
