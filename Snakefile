@@ -16,8 +16,12 @@ TABLE1 = [*MULTIGEN, *METRIC_BENCHMARKS['visor'], *METRIC_BENCHMARKS['fid']]
 PROBES = [metric for metric in METRIC_BENCHMARKS if metric not in METRIC.values()]  # look at the model itself: nothing is drawn from prompts
 
 def scores(shown, metrics): return {(run, metric) for run in P.runs(shown) for metric in metrics}
+# Nobody can fetch Flickr30K for its users (data_prep/00_fetch says how they get it): its column stays empty until it is there
+FLICKR = f'{DATA}/flickr30k/val.txt'
+NO_FLICKR = P.pictures == 'photos' and not os.path.isfile(FLICKR) and not config.get('flickr30k')  # given by `make plan`
 def can_draw(run, benchmark):
     "COCO's captions do not say which words are things, and some rivals must know; the paper has no number for them either."
+    if benchmark == 'flickr30k' and NO_FLICKR: return False
     return not (benchmark == 'coco_captions' and METHODS[parse_run(run)[0]].needs_things)
 
 # What each table or figure wants of its rows: (run, score), a score being a benchmark or a probe
@@ -36,6 +40,11 @@ ASKED = str(config.get('figures') or ' '.join(P.figures)).replace(',', ' ').spli
 DAAM_ASKED = FIGURES['table4'] if 'table4' in ASKED else set()
 unknown = [name for name in ASKED if name not in FIGURES]
 if unknown: raise ValueError(f'FIGURES: {", ".join(unknown)} is not one of {", ".join(FIGURES)}.')
+
+onstart:
+    if NO_FLICKR and 'table1' in ASKED:
+        print(f"Without Flickr30K's column: there is no {FLICKR}. data_prep/00_fetch says how to get it; then give this command again.",
+              file=sys.stderr)
 
 # One row of a table or figure, for `make row`
 ROW = run_name(config['row'], int(config.get('seed', P.seeds[0]))) if 'row' in config else None

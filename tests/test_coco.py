@@ -215,6 +215,10 @@ def test_a_folder_belongs_to_one_set_of_settings(tmp_path):
     claim_folder(tmp_path/'out', dict(rule='most'))
     with pytest.raises(ValueError, match=r"made with other settings \(rule: 'most' there, 'first' now; seed: None there, 1 now\)"): claim_folder(tmp_path/'out', dict(rule='first', seed=1))
     with pytest.raises(ValueError, match='files of another origin'): claim_folder(tmp_path, {})
+    (tmp_path/'new'/'flickr30k').mkdir(parents=True)
+    with pytest.raises(ValueError, match='files of another origin'): claim_folder(tmp_path/'new', {}, beside=('other',))
+    claim_folder(tmp_path/'new', dict(step='fetch'), beside=('flickr30k',))                          # put there before the fetch
+    assert (tmp_path/'new'/'settings.json').is_file()
 
 
 def test_only_what_changed_is_written_again(data, tmp_path, capsys):

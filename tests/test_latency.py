@@ -1,10 +1,11 @@
 "Latency through its notebook: several methods in one run, files that the tables take."
 import numpy as np
 import pytest
+import torch
 from test_bad_input import run
 from test_toy_runs import write_pipeline
 from tokencompose.metrics import latency
-from tokencompose.metrics.latency import latency_results, latency_table, run_conditions, time_methods, Times
+from tokencompose.metrics.latency import latency_results, latency_table, run_conditions, time_methods, Times, weights_mb
 from tokencompose.models import tiny_pipeline
 from tokencompose.reporting.results import load_results
 
@@ -105,3 +106,20 @@ def test_conditions_of_a_run():
     from diffusers.models.attention_processor import AttnProcessor
     pipe.unet.set_attn_processor(AttnProcessor())
     assert run_conditions(pipe) == dict(dtype='float32', attention='AttnProcessor', kernel='explicit')
+
+
+def test_memory_on_a_gpu_is_that_of_the_method_and_not_of_models_beside_it(monkeypatch):
+    "A fake device: 5 GB lie there, a call adds 1 or 2, each method draws with 3 or 2 of its own."
+    held = dict(now=5000., most=0.)
+    def call(more): return lambda turn: held.update(most=held['now'] + more)
+    for name, does in dict(reset_peak_memory_stats=lambda device: held.update(most=held['now']), memory_allocated=lambda device: held['now']*2**20,
+                           max_memory_allocated=lambda device: held['most']*2**20, synchronize=lambda device: None).items(): monkeypatch.setattr(torch.cuda, name, does)
+    monkeypatch.setattr(latency, 'device_name', str)
+    times = time_methods(dict(frozen=call(1000.), trained=call(2000.)), 'cuda', 0, 2, weights=dict(frozen=3000., trained=2000.))
+    assert times.peak_mb == dict(frozen=4000., trained=4000.)
+
+
+def test_weights_of_a_pipeline():
+    pipeline = tiny_pipeline(['a photo of a cat.'])
+    numbers = sum(p.numel() for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in part.parameters())
+    assert weights_mb(pipeline) == pytest.approx(numbers*4/2**20, rel=1e-3)

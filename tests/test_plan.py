@@ -15,6 +15,14 @@ def test_a_row_of_the_authors_weights_is_planned_without_data():
     assert {job.rule for job in jobs} == {'pictures', 'sample', 'evaluate'}
 
 
+@pytest.mark.parametrize('there', [True, False])
+def test_without_flickr30k_its_column_alone_is_left_out(there):
+    "Nobody may fetch it for others; as if it were there, the graph has it."
+    asked = ['profile=sd14', 'figures=table1', 'row=released_a', *(['flickr30k=1'] if there else [])]
+    code, said = run_python(SNAKEMAKE, 'row', '-n', '-p', '--forceall', '--nolock', '--cores', '1', '--config', *asked)
+    assert code == 0 and ('flickr30k' in said.replace('flickr30k=1', '')) == there and 'multigen_coco+multigen_ade20k+visor+coco_captions' in said
+
+
 def test_hours_and_money_of_jobs():
     mini = get_profile('mini')
     jobs = [GraphJob('sample', (('run', 'frozen'), ('benchmark', 'multigen_coco'))), GraphJob('sample', (('run', 'token-seed0'), ('benchmark', 'multigen_coco'))), GraphJob('train', (('method', 'token'), ('seed', '0')))]

@@ -80,6 +80,26 @@ def test_killed_runs_end_like_one_left_alone(place, tmp_path):
     assert rows[0] == rows[1], 'the log has every step once'
 
 
+@pytest.mark.parametrize('at, held_out', [(2, True), (4, True), (2, False), (4, False)])
+def test_a_preview_that_a_kill_cut_off_is_made(place, tmp_path, monkeypatch, at, held_out):
+    "The checkpoint is there before the preview, so that one which takes all memory loses nothing; the run that goes on makes it, also after the last update."
+    looked_at = dict(val_data=str(place/'data'), val_images=str(place/'scenes'/'train2017')) if held_out else {}
+    def config(run): return TrainConfig(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(tmp_path/run), resolution=64, steps=4, batch_size=2,
+                                        token_loss_scale=0., pixel_loss_scale=0., checkpoint_every=2, log_every=2, sample_every=2, sample_prompts=('a cat',), inference_steps=2, **looked_at)
+    def row_of(line): return {key: value for key, value in json.loads(line).items() if key != 'samples_per_second'}
+    draw = training.sample_grid
+    def dying(pipe, unet, config, path):
+        if path.stem == f'step-{at:07d}': raise MemoryError
+        draw(pipe, unet, config, path)
+    train(config('whole'))
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(training, 'sample_grid', dying)
+        train(config('cut'))
+    train(config('cut'))
+    for kept in (lambda run: sorted((path.name, path.read_bytes()) for path in (run/'samples').iterdir()), lambda run: [row_of(line) for line in (run/'metrics.jsonl').open()]):
+        assert kept(tmp_path/'cut') == kept(tmp_path/'whole') and kept(tmp_path/'whole')
+
+
 def test_averages_and_a_falling_learning_rate(place, tmp_path):
     "Averages are those of the checkpoints' weights, computed again; the learning rate is that of diffusers' linear schedule."
     config = TrainConfig(data=str(place/'data'), images=str(place/'scenes'/'train2017'), model=str(place/'model'), out_dir=str(tmp_path/'run'), resolution=64, steps=5, batch_size=2,

@@ -105,7 +105,7 @@ def job_flops(
 # %% ../nbs/8_studies/05_plan.ipynb #3f2f514f
 def _asked_graph(profile: str, figures: str, row: str, *options) -> str:
     "What snakemake says when it is only asked."
-    asked = [f'profile={profile}', f'figures={figures}', *([f'row={row}'] if row else [])]
+    asked = [f'profile={profile}', f'figures={figures}', 'flickr30k=1', *([f'row={row}'] if row else [])]
     command = [sys.executable, '-m', 'snakemake', *(['row'] if row else []), '--nolock', '--cores', '1', *options,
                '--config', *asked]
     done = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True)

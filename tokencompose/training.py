@@ -8,8 +8,9 @@ __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'lat
            'optimizer_step', 'check_finite', 'check_launch', 'check_supervision', 'trained_unet', 'new_optimizer',
            'made_ready', 'at_speed', 'check_inputs', 'new_accelerator', 'only_run', 'both_sets', 'set_up',
            'with_options', 'watching', 'wandb_run', 'loss_row', 'over_processes', 'MetricsLog', 'validation_losses',
-           'sample_grid', 'averaged', 'preview', 'bookkeep', 'save', 'noted_cost', 'finish', 'whole_folder', 'export',
-           'finished', 'peak_memory_mb', 'encode', 'command_line', 'main']
+           'sample_grid', 'averaged', 'preview', 'grid_path', 'looks', 'catch_up', 'bookkeep', 'save', 'noted_cost',
+           'finish', 'whole_folder', 'export', 'finished', 'forget_peak', 'peak_memory_mb', 'encode', 'command_line',
+           'main']
 
 # %% ../nbs/1_method/12_training.ipynb #fc8bf650
 import argparse, contextlib, json, math, os, shutil, sys, time
@@ -303,6 +304,7 @@ def train(
     with together(config.out_dir, accelerator.num_processes), only_run(out, accelerator):
         run = set_up(config, out, begun, accelerator)
         with watching(run):
+            catch_up(run)
             while run.step < last:
                 norm = update(run)
                 if norm is not None: bookkeep(run, norm, last)
@@ -443,6 +445,7 @@ def with_options(run: Run) -> Run:
     if config.val_grounding:
         run.probed = files_of(config, run.pipe.tokenizer, config.val_data, config.val_images, held_out=True)
         run.probed.rows = run.probed.rows[:config.val_rows]
+        run.probed.mask_rule = 'majority'  # as the grounding metric reads them
         if not run.held_out.supervision['supervised']: raise ValueError(
             f'val_grounding: none of the nouns in {config.val_data} has a mask and stands in its caption: '
             'give a held-out folder with masks, or leave val_grounding off.')
@@ -521,6 +524,10 @@ class MetricsLog:
         text = self.path.read_text(encoding='utf-8', errors='replace')
         write_text(self.path, text[:text.rfind('\n') + 1])  # a last line that a kill cut off
         write_jsonl(self.path, [row for row, _ in json_rows(self.path) if row['step'] <= step])
+    def looked(self, step: int) -> bool:
+        "Whether the validation losses of a step are there."
+        rows = json_rows(self.path) if self.path.is_file() else ()
+        return any(row['step'] == step and any(k.startswith('val/') for k in row) for row, _ in rows)
     def add(self, row: dict, samples: int):
         self.rows.append(row); self.samples += samples
     def write(self, step: int, **more) -> dict:
@@ -578,18 +585,32 @@ def averaged(run: Run):
     finally: average.restore(weights)
 
 def preview(run: Run):
-    "Validation losses and sample grid of this moment."
+    "Validation losses and sample grid of this moment; the losses are written last, and say that both are there."
     run.unet.eval()
+    losses = {}
     aside = run.capture.paused() if run.capture else contextlib.nullcontext()
     with aside, averaged(run), eagerly(is_compiled(run.unet)):
         if run.held_out is not None:
             device = run.accelerator.device
             losses = validation_losses(run.unet, run.scheduler, run.held_out, run.pipe, run.config, device)
             if run.probed is not None: losses['val/grounding'] = grounding_share(run.pipe, run.probed)
-            run.log.append(dict(step=run.step, **losses))
-        if run.config.sample_prompts:
-            sample_grid(run.pipe, run.unet, run.config, run.out/'samples'/f'step-{run.step:07d}.png')
+        if run.config.sample_prompts: sample_grid(run.pipe, run.unet, run.config, grid_path(run))
+    if losses: run.log.append(dict(step=run.step, **losses))
     run.unet.train()
+
+def grid_path(run: Run) -> Path: return run.out/'samples'/f'step-{run.step:07d}.png'
+
+def looks(run: Run) -> bool:
+    "Whether it is time for a preview."
+    every, step = run.config.sample_every, run.step
+    return bool(every and step) and (step % every == 0 or step == run.config.steps)
+
+def catch_up(run: Run):
+    "The preview of the newest checkpoint, where a kill came between the two."
+    if not run.log or not looks(run): return
+    drawn = grid_path(run).is_file() or not run.config.sample_prompts
+    there = drawn if run.held_out is None else run.log.looked(run.step)
+    if not there: preview(run)
 
 # %% ../nbs/1_method/12_training.ipynb #8f6e4fcd
 def bookkeep(run: Run, norm: torch.Tensor, last: int):
@@ -601,7 +622,7 @@ def bookkeep(run: Run, norm: torch.Tensor, last: int):
         run.bar.update()
         if logs: run.log.write(step, grad_norm=float(norm))
         if saves: save(run)
-        if config.sample_every and (step % config.sample_every == 0 or step == config.steps): preview(run)
+        if looks(run): preview(run)
     if step % config.checkpoint_every == 0: run.accelerator.wait_for_everyone()
 
 # %% ../nbs/1_method/12_training.ipynb #4e7a10b2
@@ -669,6 +690,11 @@ def finished(out: Path, config: TrainConfig) -> dict:  # None while there is som
     except FileNotFoundError as error: print(f'{out} is done, but what it was made from is not all there: {error}')
     whole = done['result']['step'] == config.steps and (out/'pipeline'/'model_index.json').is_file()
     return done['result'] if whole else None
+
+def forget_peak(device=None):
+    "Count the most memory from now on; a process without CUDA remembers its highest."
+    device = torch.device(device or default_device())
+    if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
 
 def peak_memory_mb(device=None) -> float:
     "Most memory the device (CUDA) or the process (otherwise) has held so far, in MB."

@@ -52,6 +52,7 @@ def found_things(
     "Draw and judge."
     names, folder = ('inference_steps', 'scheduler', 'guidance_scale'), Path(folder)
     own = {name: recipe.get(name, getattr(settings, name)) for name in names}
+    own['precision'] = settings.sample_precision
     found = {}
     for name, rows in prompts.items():
         pictures = folder/f'pictures-{name}'

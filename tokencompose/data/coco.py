@@ -390,10 +390,12 @@ def ground(
 def claim_folder(
     folder,  # Output folder of a step
     settings: dict,  # What its content depends on, JSON-ready
+    beside: tuple = (),  # Names that may lie there before
 ):
     "Note the settings in `settings.json`; refuse a folder that was made with others, or that holds foreign files."
     path = Path(folder)/'settings.json'
-    foreign = Path(folder).is_dir() and any(not other.name.startswith('.') for other in Path(folder).iterdir())
+    def known(name): return name.startswith('.') or name in beside
+    foreign = Path(folder).is_dir() and any(not known(other.name) for other in Path(folder).iterdir())
     if path.is_file():  # asked for last: another process may just have claimed it
         differ = differences(checked_item(read_json(path), {}, str(path)), settings)
         if differ:

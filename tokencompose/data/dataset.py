@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from PIL import Image
 from ..core import content_sha256, hash_of, in_parallel, json_rows, keyed_rng, write_jsonl
-from .nouns import align_nouns, fast_tokenizer
+from .nouns import align_nouns
 from .masks import load_mask, mask_targets, MAX_PIXELS, open_picture, pack_targets, RULES, save_mask
 from .masks import TargetTable
 
@@ -281,7 +281,7 @@ class GroundingDataset(torch.utils.data.Dataset):
             raise ValueError(f'mask_orientation: expected auto, upright or stored, got {mask_orientation!r}.')
         if not 0 <= flip <= 1: raise ValueError(f'flip: expected a share between 0 and 1, got {flip!r}.')
         self.folder, self.images = Path(folder), Path(images or folder)
-        self.tokenizer, self.resolution = fast_tokenizer(tokenizer), resolution
+        self.tokenizer, self.resolution = tokenizer, resolution  # the pipeline's own, which also reads prompts
         self.occurrence, self.longest_first, self.mask_orientation = occurrence, longest_first, mask_orientation
         self.flip, self.seed, self.mask_rule = flip, seed, mask_rule
         self.rows, self.read_mask = rows or read_rows(folder, metadata), read_mask

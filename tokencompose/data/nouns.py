@@ -128,13 +128,20 @@ class _CaptionTokens:
     limit: int  # First position that truncation removes
     problem: str = ''  # Why no noun of this caption can be placed
 
+def _mended(text, tokenizer):
+    "The text as CLIP's slow tokenizer reads it: typographic quotes become plain ones, and the like."
+    mend = getattr(tokenizer, 'fix_text', None)
+    return mend(text) if mend else text
+
 def _caption_tokens(caption, tokenizer, max_length=None):
     "Encode a caption without truncation and note where truncation would cut it."
     if not isinstance(caption, str): raise TypeError(f'A caption must be a string, got {type(caption).__name__}.')
     fast = fast_tokenizer(tokenizer)
     clean = re.sub('[\ud800-\udfff]', '\ufffd', caption)  # half a surrogate pair cannot be encoded
-    coded = fast(clean, return_offsets_mapping=True, return_special_tokens_mask=True, truncation=False, padding=False,
-                 verbose=False)
+    mended = clean if fast is tokenizer else _mended(clean, tokenizer)
+    in_place = mended == clean or [*map(tokenizer.fix_text, clean)] == [*mended]  # a character for each
+    coded = fast(mended if in_place else clean, return_offsets_mapping=True, return_special_tokens_mask=True,
+                 truncation=False, padding=False, verbose=False)
     special = coded.special_tokens_mask
     offsets = [None if s else tuple(o) for s, o in zip(special, coded.offset_mapping)]
     labels = [caption[slice(*o)] if o else token for o, token in zip(offsets, coded.tokens())]
@@ -142,8 +149,8 @@ def _caption_tokens(caption, tokenizer, max_length=None):
     tail = next((i for i, s in enumerate(reversed(special)) if not s), 1)  # special tokens after the text
     problem = ''
     if fast is not tokenizer and tokenizer(clean, verbose=False).input_ids != coded.input_ids:
-        problem = ('tokenizers differ: the slow tokenizer cuts this caption in another way; '
-                   'encode captions with fast_tokenizer(tokenizer)')
+        remedy = f'write it as {mended!r}' if mended != clean else 'encode captions with fast_tokenizer(tokenizer)'
+        problem = f'tokenizers differ: the slow tokenizer cuts this caption in another way; {remedy}'
     return _CaptionTokens(caption, labels, offsets, max_length - tail, problem)
 
 # %% ../../nbs/1_method/01_data.nouns.ipynb #a0408f1b
