@@ -8,9 +8,9 @@ __all__ = ['denoising_target', 'step_losses', 'total_loss', 'sample_draws', 'lat
            'optimizer_step', 'check_finite', 'check_launch', 'check_supervision', 'trained_unet', 'new_optimizer',
            'made_ready', 'at_speed', 'check_inputs', 'new_accelerator', 'only_run', 'both_sets', 'set_up',
            'with_options', 'watching', 'wandb_run', 'loss_row', 'over_processes', 'MetricsLog', 'validation_losses',
-           'sample_grid', 'averaged', 'preview', 'grid_path', 'looks', 'catch_up', 'bookkeep', 'save', 'noted_cost',
-           'finish', 'whole_folder', 'export', 'finished', 'forget_peak', 'peak_memory_mb', 'encode', 'command_line',
-           'main']
+           'sample_grid', 'averaged', 'preview', 'grid_path', 'preview_due', 'catch_up', 'bookkeep', 'save',
+           'noted_cost', 'finish', 'whole_folder', 'export', 'finished', 'forget_peak', 'peak_memory_mb', 'encode',
+           'command_line', 'main']
 
 # %% ../nbs/1_method/12_training.ipynb #fc8bf650
 import argparse, contextlib, json, math, os, shutil, sys, time
@@ -600,14 +600,14 @@ def preview(run: Run):
 
 def grid_path(run: Run) -> Path: return run.out/'samples'/f'step-{run.step:07d}.png'
 
-def looks(run: Run) -> bool:
+def preview_due(run: Run) -> bool:
     "Whether it is time for a preview."
     every, step = run.config.sample_every, run.step
     return bool(every and step) and (step % every == 0 or step == run.config.steps)
 
 def catch_up(run: Run):
     "The preview of the newest checkpoint, where a kill came between the two."
-    if not run.log or not looks(run): return
+    if not run.log or not preview_due(run): return
     drawn = grid_path(run).is_file() or not run.config.sample_prompts
     there = drawn if run.held_out is None else run.log.looked(run.step)
     if not there: preview(run)
@@ -622,7 +622,7 @@ def bookkeep(run: Run, norm: torch.Tensor, last: int):
         run.bar.update()
         if logs: run.log.write(step, grad_norm=float(norm))
         if saves: save(run)
-        if looks(run): preview(run)
+        if preview_due(run): preview(run)
     if step % config.checkpoint_every == 0: run.accelerator.wait_for_everyone()
 
 # %% ../nbs/1_method/12_training.ipynb #4e7a10b2
