@@ -47,11 +47,11 @@ def _mean_and_spread(values, weights) -> tuple:
 # %% ../nbs/8_studies/01_simulation.ipynb #832fc00d
 class Benchmark:
     "Prompts of known difficulty: what a model scores on them, in truth and by chance."
-    def __init__(self, pool, score: str = 'MG3', rest: float = .5):  # (prompts, 5); MG1 to MG5, or found; logits
+    def __init__(self, pool, score: str = 'MG3', rest: float = .5, taste: float = .6):  # MG1 to MG5, or found; logits
         self.columns = slice(0, 5) if score == 'found' else slice(int(score[2:]) - 1, int(score[2:]))
-        self.pool, self.rest = np.asarray(pool, dtype='f4')[:, self.columns], rest
+        self.pool, self.rest, self.taste = np.asarray(pool, dtype='f4')[:, self.columns], rest, taste  # (prompts, 5)
         self.grid = np.linspace(-12, 12, 241)
-        odds = self.grid[:, None, None, None] + rest*_NODES[:, None, None] + self.pool
+        odds = self.grid[:, None, None, None] + np.hypot(rest, taste)*_NODES[:, None, None] + self.pool
         self.curve = ((1/(1 + np.exp(-odds))).mean((2, 3))*100) @ _WEIGHTS
 
     def truth(self, shift):
@@ -77,7 +77,8 @@ class Benchmark:
     def draw(self, shifts, picked, rng, rounds: int = 2) -> np.ndarray:  # (tables, seeds, prompts), per cent
         "Scores of models with these shifts (tables, seeds) on prompts (tables, prompts) of the pool."
         size = (*shifts.shape, picked.shape[1])
-        moved = shifts[..., None].astype('f4') + np.float32(self.rest)*rng.standard_normal(size, dtype='f4')
+        liked = np.float32(self.taste)*rng.standard_normal((size[0], 1, size[2]), dtype='f4')  # alike in all seeds
+        moved = shifts[..., None].astype('f4') + liked + np.float32(self.rest)*rng.standard_normal(size, dtype='f4')
         against, columns = np.exp(-moved), [np.exp(-column)[picked][:, None] for column in self.pool.T]
         shown = np.zeros(size, 'f4')
         for _ in range(rounds):

@@ -256,7 +256,8 @@ def spread_frame(results: list, methods: list, kept: dict) -> pd.DataFrame:  # T
 def spread_page(part: TablePart, results: list, kept: dict) -> str:
     "The part of a page on training seeds; empty where no earlier runs are kept."
     if not kept: return ''
-    said = f'Standard deviation between training seeds, of how many; before: {kept["recipe"]}.'
+    said = ('Standard deviation between training seeds, of how many, the chance of their own pictures included; '
+            f'before: {kept["recipe"]}.')
     return f'**How far training seeds differ**: {said}\n\n{flat_markdown(spread_frame(results, part.methods, kept))}'
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #142eb7dd
@@ -383,7 +384,9 @@ sign is the claim's (the paper's where it prints a number; for a claim of no gai
 no loss, and there is one; *not shown* where it holds zero; *no difference shown* where it holds zero and the claim is
 that there is none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each
 interval is of 95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has
-dozens, many of the same pictures.
+dozens, many of the same pictures. It speaks of other prompts over the same classes, not of other classes. A Fréchet
+distance (FD) is that of so many pictures, and most of it the bias of so small a sample, alike in all rows; its
+intervals are wide rather than narrow, and no simulation vouches for them.
 
 MG*k*: per cent of pictures in which at least *k* of the five things are found; *things*: how many of the five are found
 in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best
@@ -398,9 +401,12 @@ def vouched(
     path = resolve(records)/'studies'/'coverage.json'
     if not path.is_file(): return ''
     study = read_json(path)
-    held = f'{study["low"]:.1f} to {study["high"]:.1f} %'
+    def held(cells): return f'{min(c["crossed"] for c in cells):.1f} to {max(c["crossed"] for c in cells):.1f} %'
+    own, full = ([c for c in study.get('tabled', ()) if (c['score'] == 'MG2') == end] for end in (False, True))
+    there = f', at the levels and spreads of Table 2 in {held(own)}' if own else ''
+    if full: there += f', in MG2, where nearly every picture succeeds, in {held(full)}'
     return (f'Intervals are over prompts and training seeds at once. In {len(study["cells"])} kinds of simulated '
-            f'tables, {study["params"]["tables"]:,} of each, they hold the truth in {held} '
+            f'tables, {study["params"]["tables"]:,} of each, they hold the truth in {held(study["cells"])}{there} '
             '([coverage](nbs/8_studies/coverage.ipynb)).')
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #5c1d7e0b
