@@ -9,7 +9,7 @@ from tokencompose.core import image_name, write_json
 from tokencompose.methods import METHODS, rows
 from tokencompose.reporting import tables
 from tokencompose.reporting.results import toy_result, with_things
-from tokencompose.reporting.tables import Claim, claims_frame, compare_frame, costs_frame, difference_frame, difference_points, finding, THINGS
+from tokencompose.reporting.tables import believed, Claim, claims_frame, compare_frame, costs_frame, difference_frame, difference_points, finding, THINGS
 from tokencompose.reporting.tables import TABLE4_COLUMNS, ablation_columns, Difference, format_difference, format_seconds, format_value
 from tokencompose.reporting.tables import grounding_frame, method_points, paired_difference, pictures_grid, points_frame
 from tokencompose.reporting.tables import run_dots, run_label, seeds_frame, table1_frame, table1_halves, table2_frame
@@ -420,3 +420,11 @@ def test_the_papers_profile_shows_the_papers_prompts_only():
     with pytest.raises(ValueError, match='is of other prompts than its authors published'): compare_frame([own], ['frozen'], columns, 1)
     compare_frame([own | dict(prompts=dict(count=2, digest='p', published=True))], ['frozen'], columns, 1)
     compare_frame([kept('frozen')], ['frozen'], columns, 1)  # the miniature says by its name what it is
+
+
+def test_settled_differences_that_hold_when_all_are_asked_at_once():
+    "By hand: of five, .049 is the fourth, which is too far from .04 for the fourth; .029 is the third, below .03."
+    def difference(p): return Difference(1., 1e-9 if p < .05 else -1., 2., None, p=p)
+    assert believed([difference(p) for p in (.001, .012, .029, .049, .9)]) == 'Of 4 settled differences 3 hold at a false discovery rate of 5 % over all 5.'
+    assert believed([difference(p) for p in (.04, .9, .9)]) == 'Of 1 settled differences 0 hold at a false discovery rate of 5 % over all 3.'
+    assert believed([None, difference(.3), Difference(1., math.nan, math.nan, None)]) == ''

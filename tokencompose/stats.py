@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['bootstrap_means', 'Interval', 'bootstrap_interval', 'paired_interval', 'Spreads', 'spreads', 'SeedsInterval',
-           'seeds_interval', 'unit_scores', 'seeds_difference', 'Variances', 'variances', 'power', 'detectable',
-           'seeds_needed']
+           'seeds_interval', 'unit_scores', 'seeds_difference', 'p_value', 'Variances', 'variances', 'power',
+           'detectable', 'seeds_needed']
 
 # %% ../nbs/0_base/05_stats.ipynb #7121f030
 from typing import NamedTuple
@@ -271,6 +271,22 @@ def _check_sides(scores, baseline, paired):
         raise ValueError(f'{scores.shape[-2]} runs cannot be paired with {baseline.shape[-2]}: '
                          'give one run of each method for every training seed.')
     return scores, baseline
+
+# %% ../nbs/0_base/05_stats.ipynb #p-value-cell
+def p_value(
+    interval_at,  # Function of a level, such as .95, that gives an interval with `low` and `high`
+) -> float:  # Not a number where there is no interval
+    "Chance of so large a difference where there is none: by the narrowest interval that holds zero."
+    def holds(chance):
+        low, high = interval_at(1 - chance)[1:3]
+        return low <= 0 <= high
+    if np.isnan(interval_at(.5)[1]): return np.nan
+    below, above = -15., 0.  # powers of ten
+    if not holds(10**below): return 10**below
+    for _ in range(40):
+        middle = (below + above)/2
+        below, above = (middle, above) if holds(10**middle) else (below, middle)
+    return 10**above
 
 # %% ../nbs/0_base/05_stats.ipynb #b54adbf7
 class Variances(NamedTuple):

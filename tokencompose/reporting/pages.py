@@ -274,7 +274,8 @@ def part_page(
     for half in part.halves:
         frames.append(compare_frame(results, shown, half, part.table, labels, part.profile, part.fill_from))
     if 'geneval' in part.metrics: frames.append(geneval_frame(results, shown, part.profile))
-    claims = claims_frame(results, part.claims(part.columns), part.table, part.fill_from).reset_index()
+    claims = claims_frame(results, part.claims(part.columns), part.table, part.fill_from)
+    kept, claims = claims.attrs['believed'], claims.reset_index()
     claims = claims[claims.verdict != NOT_RUN]
     claims['claim'] = claims['claim'].where(claims['claim'] != claims['claim'].shift(), '')
     blocks = [head, finding(results, part.compared), *map(flat_markdown, frames), known(part, results)]
@@ -282,6 +283,7 @@ def part_page(
     ours = claims.paper == NOT_REPORTED
     claimed = f'**The claims**: {told(claims.verdict[~ours]) or "none"}.'
     if ours.any(): claimed += f' In our own measures, of which the paper prints none: {told(claims.verdict[ours])}.'
+    if kept: claimed += f' {kept}'
     blocks += [claimed, claims.to_markdown(index=False, disable_numparse=True), spread_page(part, results, spread)]
     blocks += ['**The rows**', flat_markdown(rows_frame(part, results))]
     return '\n\n'.join(filter(None, blocks))
@@ -384,7 +386,8 @@ sign is the claim's (the paper's where it prints a number; for a claim of no gai
 no loss, and there is one; *not shown* where it holds zero; *no difference shown* where it holds zero and the claim is
 that there is none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each
 interval is of 95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has
-dozens, many of the same pictures. It speaks of other prompts over the same classes, not of other classes. A Fréchet
+dozens, many of the same pictures; below each table's claims stands how many of its settled differences hold when all
+are asked at once ([Benjamini and Hochberg's rule](nbs/0_base/05_stats.ipynb)). It speaks of other prompts over the same classes, not of other classes. A Fréchet
 distance (FD) is that of so many pictures, and most of it the bias of so small a sample, alike in all rows; its
 intervals are wide rather than narrow, and no simulation vouches for them.
 

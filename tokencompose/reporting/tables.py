@@ -8,9 +8,9 @@ __all__ = ['NOT_RUN', 'NOT_REPORTED', 'NOT_MEASURED', 'NUMBERED', 'MG_COLUMNS', 
            'format_value', 'format_seconds', 'label_of', 'run_label', 'heading', 'column_label', 'compare_frame',
            'printed', 'ablation_columns', 'table2_frame', 'table3_frame', 'table1_halves', 'table1_frame',
            'table4_frame', 'Difference', 'paired_difference', 'format_difference', 'difference_frame', 'seeds_frame',
-           'costs_frame', 'Claim', 'claims_frame', 'told', 'text_blocks', 'finding', 'terminal_text', 'points_frame',
-           'method_colors', 'method_points', 'run_dots', 'difference_points', 'grounding_frame', 'pictures_grid',
-           'table5_frame', 'geneval_frame', 'part_of', 'held_out_frame']
+           'costs_frame', 'Claim', 'claims_frame', 'believed', 'told', 'text_blocks', 'finding', 'terminal_text',
+           'points_frame', 'method_colors', 'method_points', 'run_dots', 'difference_points', 'grounding_frame',
+           'pictures_grid', 'table5_frame', 'geneval_frame', 'part_of', 'held_out_frame']
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #1349fe40
 import math, re, textwrap
@@ -28,7 +28,7 @@ from ..metrics.geneval import TASKS
 from ..profiles import PROFILES
 from .paper import PAPER_LABELS, paper_numbers
 from .results import metric_info, pooled, run_scores, unit_arrays
-from ..stats import seeds_difference
+from ..stats import p_value, seeds_difference
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #39f45f86
 NOT_RUN, NOT_REPORTED, NOT_MEASURED = 'not run', 'not reported', 'not measured'
@@ -267,6 +267,7 @@ class Difference(NamedTuple):
     high: float
     each: np.ndarray  # Of every pair of runs
     one_seed: bool = False  # Of a trained method with a single run: the interval is over prompts alone
+    p: float = math.nan  # See `stats.p_value`
 
     @property
     def settled(self) -> bool:
@@ -305,8 +306,9 @@ def _difference(sides, paired, metric, name) -> Difference:
     scores = run_scores([*sides[0], *sides[1]], name)
     if scores is None: return Difference(each.mean(), math.nan, math.nan, each, one_seed)
     ours, theirs = np.split(scores, [len(sides[0])])
-    interval = seeds_difference(ours, theirs, paired=paired, bounds=metric_info(metric).bounds)
-    return Difference(each.mean(), interval.low, interval.high, each, one_seed)
+    def interval_at(level): return seeds_difference(ours, theirs, level, paired, metric_info(metric).bounds)
+    interval = interval_at(.95)
+    return Difference(each.mean(), interval.low, interval.high, each, one_seed, p_value(interval_at))
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #34b5cfcb
 def format_difference(
@@ -401,19 +403,35 @@ def claims_frame(
     fill_from: tuple = (),  # As in `compare_frame`
 ) -> pd.DataFrame:  # Texts; a row for each claim and column, columns in, paper, here, verdict
     "The paper's claims, there and here."
-    paper, rows = printed((*reversed(fill_from), table)), []
+    paper, rows, every = printed((*reversed(fill_from), table)), [], []
     for claim in claims:
         pair = [claim.method, claim.baseline]
         _check_sides(results, pair, claim.columns)
         for metric, name in claim.columns:
             there = _printed_difference(paper, pair, metric, name)
             here = paired_difference(results, *pair, metric, name)
+            every.append(here)
             rows.append({'claim': claim.text, 'difference': ' − '.join(map(label_of, pair)),
                          'in': column_label(metric, name), 'paper': there or NOT_REPORTED,
                          'here': format_difference(here, metric_info(metric).digits),
                          'verdict': _verdict(there, here, claim.none, metric_info(metric).higher_is_better)})
     columns = ['claim', 'difference', 'in', 'paper', 'here', 'verdict']
-    return pd.DataFrame(rows, columns=columns).set_index(['claim', 'difference'])
+    frame = pd.DataFrame(rows, columns=columns).set_index(['claim', 'difference'])
+    frame.attrs['believed'] = believed(every)
+    return frame
+
+def believed(
+    differences: list,  # Of a table; None where one was not run
+    rate: float = .05,  # Of the kept ones, how many may be false in expectation
+) -> str:  # A sentence; empty where nothing is settled
+    "How many settled differences Benjamini and Hochberg's rule keeps."
+    from scipy.stats import false_discovery_control  # slow to import
+    known = [d for d in differences if d is not None and not math.isnan(d.p)]
+    settled = [d.settled for d in known]
+    if not any(settled): return ''
+    kept = sum(false_discovery_control([d.p for d in known]) <= rate)
+    return (f'Of {sum(settled)} settled differences {min(kept, sum(settled))} hold at a false discovery rate of '
+            f'{100*rate:g} % over all {len(known)}.')
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #a6960192
 def _printed_difference(paper, pair, metric, name) -> str:
