@@ -387,9 +387,9 @@ no loss, and there is one; *not shown* where it holds zero; *no difference shown
 that there is none, which does not prove that two rows are equal: how far apart they may be, the interval says. Each
 interval is of 95 % for itself: where nothing differs, about one in twenty excludes zero by chance, and a table has
 dozens, many of the same pictures; below each table's claims stands how many of its settled differences hold when all
-are asked at once ([Benjamini and Hochberg's rule](nbs/0_base/05_stats.ipynb)). It speaks of other prompts over the same classes, not of other classes. A Fréchet
-distance (FD) is that of so many pictures, and most of it the bias of so small a sample, alike in all rows; its
-intervals are wide rather than narrow, and no simulation vouches for them.
+are asked at once ([Benjamini and Hochberg's rule](nbs/0_base/05_stats.ipynb)). It speaks of other prompts over the same
+classes, not of other classes. A Fréchet distance (FD) is that of so many pictures, and most of it the bias of so small
+a sample, alike in all rows; its intervals are wide rather than narrow, and no simulation vouches for them.
 
 MG*k*: per cent of pictures in which at least *k* of the five things are found; *things*: how many of the five are found
 in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best

@@ -420,6 +420,7 @@ def claims_frame(
     frame.attrs['believed'] = believed(every)
     return frame
 
+# %% ../../nbs/7_tables/02_reporting.tables.ipynb #believed-cell
 def believed(
     differences: list,  # Of a table; None where one was not run
     rate: float = .05,  # Of the kept ones, how many may be false in expectation
