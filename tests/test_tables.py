@@ -424,7 +424,8 @@ def test_the_papers_profile_shows_the_papers_prompts_only():
 
 def test_settled_differences_that_hold_when_all_are_asked_at_once():
     "By hand: of five, .049 is the fourth, which is too far from .04 for the fourth; .029 is the third, below .03."
-    def difference(p): return Difference(1., 1e-9 if p < .05 else -1., 2., None, p=p)
+    def at(p): return lambda level: (1., 1. if 1 - level > p else -1., 2.)
+    def difference(p): return Difference(*at(p)(.95), None, interval_at=at(p))
     assert believed([difference(p) for p in (.001, .012, .029, .049, .9)]) == 'Of 4 settled differences 3 hold at a false discovery rate of 5 % over all 5.'
     assert believed([difference(p) for p in (.04, .9, .9)]) == 'Of 1 settled differences 0 hold at a false discovery rate of 5 % over all 3.'
     assert believed([None, difference(.3), Difference(1., math.nan, math.nan, None)]) == ''

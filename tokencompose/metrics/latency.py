@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from ..core import device_name
 from ..stats import bootstrap_interval, bootstrap_means
-from ..training import peak_memory_mb
+from ..training import forget_peak, peak_memory_mb
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #b990e899
 def synchronise(device):
@@ -22,34 +22,25 @@ def synchronise(device):
     if kind == 'cuda': torch.cuda.synchronize(device)
     elif kind == 'mps': torch.mps.synchronize()
 
-def _peak_mb(device) -> float:
-    "Most memory held since `_reset_peak` on CUDA; elsewhere the process's peak so far."
-    if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**20
-    return peak_memory_mb(device)
-
-def _reset_peak(device) -> float:  # What is held now, on CUDA
-    if torch.device(device).type != 'cuda': return 0.
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)/2**20
-
 def weights_mb(
     pipe,  # `StableDiffusionPipeline`
 ) -> float:
     "Memory of a pipeline's own weights, in MB."
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    return sum(t.numel()*t.element_size() for part in parts for t in (*part.parameters(), *part.buffers()))/2**20
+    return sum(part.get_memory_footprint() for part in parts)/2**20
 
 def timed(
     call,  # Draws pictures, called without arguments
     device='cpu',
 ) -> tuple:  # Seconds; on CUDA the most memory that the call added, elsewhere the process's peak so far, in MB
     "One call by the clock."
-    before = _reset_peak(device)
+    forget_peak(device)
+    before = torch.cuda.memory_allocated(device)/2**20 if torch.device(device).type == 'cuda' else 0.
     synchronise(device)
     start = time.perf_counter()
     call()
     synchronise(device)
-    return time.perf_counter() - start, _peak_mb(device) - before
+    return time.perf_counter() - start, peak_memory_mb(device) - before
 
 # %% ../../nbs/4_metrics/11_metrics.latency.ipynb #d0dfd095
 @dataclass(frozen=True)

@@ -267,12 +267,17 @@ class Difference(NamedTuple):
     high: float
     each: np.ndarray  # Of every pair of runs
     one_seed: bool = False  # Of a trained method with a single run: the interval is over prompts alone
-    p: float = math.nan  # See `stats.p_value`
+    interval_at: object = None  # Function of a level; None where there is no interval
 
     @property
     def settled(self) -> bool:
         "Whether the interval leaves zero out; without an interval nothing is settled."
         return bool(self.low > 0 or self.high < 0)
+
+    @property
+    def p(self) -> float:
+        "See `stats.p_value`; asked for by few, so not kept."
+        return p_value(self.interval_at) if self.interval_at else math.nan
 
 def paired_difference(
     results: list,  # From `load_results`; all of one profile
@@ -308,7 +313,7 @@ def _difference(sides, paired, metric, name) -> Difference:
     ours, theirs = np.split(scores, [len(sides[0])])
     def interval_at(level): return seeds_difference(ours, theirs, level, paired, metric_info(metric).bounds)
     interval = interval_at(.95)
-    return Difference(each.mean(), interval.low, interval.high, each, one_seed, p_value(interval_at))
+    return Difference(each.mean(), interval.low, interval.high, each, one_seed, interval_at)
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #34b5cfcb
 def format_difference(
@@ -427,12 +432,12 @@ def believed(
 ) -> str:  # A sentence; empty where nothing is settled
     "How many settled differences Benjamini and Hochberg's rule keeps."
     from scipy.stats import false_discovery_control  # slow to import
-    known = [d for d in differences if d is not None and not math.isnan(d.p)]
-    settled = [d.settled for d in known]
-    if not any(settled): return ''
+    known = [d for d in differences if d is not None and not math.isnan(d.low)]
+    settled = sum(d.settled for d in known)
+    if not settled: return ''
     kept = sum(false_discovery_control([d.p for d in known]) <= rate)
-    return (f'Of {sum(settled)} settled differences {min(kept, sum(settled))} hold at a false discovery rate of '
-            f'{100*rate:g} % over all {len(known)}.')
+    return (f'Of {settled} settled differences {kept} hold at a false discovery rate of {100*rate:g} % '
+            f'over all {len(known)}.')
 
 # %% ../../nbs/7_tables/02_reporting.tables.ipynb #a6960192
 def _printed_difference(paper, pair, metric, name) -> str:
