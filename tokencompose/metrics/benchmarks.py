@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRIC_BENCHMARKS', 'BENCHMARKS', 'SEEN_BY', 'GROUPS', 'benchmark_of', 'scores_of', 'result_key', 'is_model',
-           'judges', 'for_benchmark', 'noise_of', 'reference_folder', 'read_benchmark', 'first_prompts',
+           'detector_of', 'judges', 'for_benchmark', 'noise_of', 'reference_folder', 'read_benchmark', 'first_prompts',
            'benchmark_prompts', 'which_prompts', 'held_out_sets']
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #05653fba
@@ -70,14 +70,18 @@ def is_model(
     "Whether a field of the profile names a model; most have a revision beside them."
     return hasattr(settings, f'{name}_revision') or name in ('chunker', 'segmenter')
 
+def detector_of(metric: str, settings: Profile) -> str:  # A field of the profile, its revision beside it
+    "The detector that looks at the pictures of a metric: VISOR's own where the profile has one."
+    return 'visor_judge' if metric == 'visor' and settings.visor_judge else 'judge'
+
 def judges(
     metric: str,  # One that looks at pictures
     settings: Profile,
 ) -> list:  # Folders, files or hub ids
     "The models that look at the pictures of a metric."
-    if metric == 'visor' and settings.visor_judge: return [settings.visor_judge]
     if metric == 'fid': return [settings.clip if settings.extractor == 'clip' else settings.inception]
-    return [getattr(settings, name) for name in SEEN_BY.get(metric, ('judge',)) if is_model(settings, name)]
+    names = SEEN_BY.get(metric, (detector_of(metric, settings),))
+    return [getattr(settings, name) for name in names if is_model(settings, name)]
 
 # %% ../../nbs/4_metrics/07_metrics.benchmarks.ipynb #3fa31e34
 def for_benchmark(

@@ -16,8 +16,8 @@ from ..profiles import get_profile, Profile
 from ..plotting import to_uint8
 from ..run_config import model_of, run_of
 from .fid import checked_pictures
-from .benchmarks import benchmark_of, first_prompts, for_benchmark, GROUPS, read_benchmark
-from .benchmarks import result_key, which_prompts
+from .benchmarks import benchmark_of, detector_of, first_prompts, for_benchmark, GROUPS
+from .benchmarks import read_benchmark, result_key, which_prompts
 from .grounding import DAAM_LAYERS, TIMESTEPS
 
 # %% ../../nbs/4_metrics/14_metrics.jobs.ipynb #d3e2b5a4
@@ -141,4 +141,5 @@ class PictureScorer(Scorer):
 
     def detector(self) -> tuple:  # (model, revision)
         settings = self.job.settings
-        return settings.judge, settings.judge_revision
+        name = 'judge' if self.job.judge else detector_of(self.job.metric, settings)
+        return getattr(settings, name), getattr(settings, f'{name}_revision')

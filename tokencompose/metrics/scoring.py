@@ -84,11 +84,6 @@ class VisorScorer(DetectorScorer):
     "Whether two things are there, and stand as asked."
     measure, tabulate, keep_boxes = staticmethod(visor_result), staticmethod(visor_table), True
 
-    def detector(self) -> tuple:
-        settings = self.job.settings
-        if self.job.judge or not settings.visor_judge: return super().detector()
-        return settings.visor_judge, settings.visor_judge_revision
-
     def look(self):
         both, correct = visor_outcomes(*self.given)
         for row, b, c in zip(self.prompts[:5], both[:, 0], correct[:, 0]):

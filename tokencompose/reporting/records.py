@@ -15,9 +15,8 @@ from ..methods import METHODS, parse_run, result_file, run_name
 from ..profiles import get_profile, Profile
 from ..model_files import model_digest
 from ..run_config import changed_since, config_for, fixed_part, PLACES, run_folder
-from ..metrics.benchmarks import benchmark_prompts, for_benchmark, is_model, METRIC_BENCHMARKS, noise_of
-from ..metrics.benchmarks import result_key
-from ..metrics.benchmarks import SEEN_BY
+from ..metrics.benchmarks import benchmark_prompts, detector_of, for_benchmark, is_model
+from ..metrics.benchmarks import METRIC_BENCHMARKS, noise_of, result_key, SEEN_BY
 from .results import load_results, result_path
 
 # %% ../../nbs/7_tables/03_reporting.records.ipynb #c2fb1334
@@ -63,10 +62,9 @@ def _seen_by(settings, name):
     return model_digest(value, getattr(settings, f'{name}_revision', '')) if is_model(settings, name) else value
 
 def _judge(settings, metric):
-    detector = settings.judge, settings.judge_revision
-    if metric == 'visor' and settings.visor_judge: detector = settings.visor_judge, settings.visor_judge_revision
     half = [] if settings.judge_precision == 'no' else [settings.judge_precision]
-    if metric in ('multigen', 'visor'): return [model_digest(*detector), settings.judge_threshold, *half]
+    if metric in ('multigen', 'visor'):
+        return [_seen_by(settings, detector_of(metric, settings)), settings.judge_threshold, *half]
     if metric in SEEN_BY: return [_seen_by(settings, name) for name in SEEN_BY[metric]] + half
     if metric != 'fid': return []
     clip = settings.extractor == 'clip'
