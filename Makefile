@@ -90,7 +90,7 @@ docs: setup  # runs no notebook, asks no network
 MODEL   ?= runs/mini/train/tokencompose-seed0
 push: setup
 	@[ -n "$(REPO)" ] || { echo 'Say where to: make push REPO=name/model MODEL=runs/mini/train/tokencompose-seed0'; exit 2; }
-	@$(BIN)/python -m tokencompose.reporting.card $(MODEL) --repo $(REPO) $(if $(filter 1,$(YES)),--yes) $(if $(filter 1,$(PUBLIC)),--public)
+	@$(BIN)/python -m tokencompose.reporting.card "$(MODEL)" --repo "$(REPO)" $(if $(filter 1,$(YES)),--yes) $(if $(filter 1,$(PUBLIC)),--public)
 
 test: setup
 	MPLBACKEND=agg OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2

@@ -222,7 +222,7 @@ if not all(map(os.path.isfile, LATENCY)): LATENCY = [f'{RUNS}/results/latency/do
 rule latency:  # with the machine to itself
     input: 'nbs/8_studies/run_latency.ipynb', f'{RUNS}/train/{run_name("tokencompose", P.seeds[0])}/result.json', weights(P.model)
     output: touch(f'{RUNS}/results/latency/done')
-    threads: workflow.cores
+    threads: workflow.resource_settings.cores or 4  # a cluster says no number
     resources: gpu=1
     shell: papermill(f'{NOTEBOOKS}/latency.ipynb', python=ON_GPU)
 

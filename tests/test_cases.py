@@ -552,3 +552,42 @@ def test_a_long_prompt_is_told(tmp_path, capfd):
     tiny_pipeline().save_pretrained(tmp_path/'sd')
     run('nbs/sample.ipynb', tmp_path, prompts_file=str(tmp_path/'prompts.txt'), model=str(tmp_path/'sd'), method='mine', rounds=1, inference_steps=1)
     assert '1 prompts are longer than the 40 tokens that the model reads, the first is 1' in capfd.readouterr().out
+
+
+def test_instances_of_one_picture_in_two_entries_and_without_ids(tmp_path, capsys):
+    pictures(tmp_path/'mine', 1)
+    (tmp_path/'mine'/'photo0.txt').write_text('a cat and a t-shirt')
+    images = [dict(id=i, file_name='photo0.png', width=64, height=64 if i < 3 else 32) for i in (1, 2, 3)]
+    things = [dict(image_id=i, category_id=i, segmentation=[[5, 5, 30, 5, 30, 30]]) for i in (1, 2)]
+    write_json(tmp_path/'twice.json', dict(images=images, annotations=things, categories=[dict(id=1, name='cat'), dict(id=2, name='T-Shirt')]))
+    build_annotated(tmp_path/'set', read_folder(tmp_path/'mine'), tmp_path/'twice.json')
+    row, = read_jsonl(tmp_path/'set'/'metadata.jsonl')
+    assert [noun for noun, mask in row['attn_list'] if mask] == ['cat', 't-shirt']
+    assert '1 odd records are left out, the first' in (said := capsys.readouterr().out) and 'image 3: photo0.png is listed twice, with two sizes' in said
+    write_json(tmp_path/'odd.json', dict(images=[dict(id='one', file_name='photo0.png', width=64, height=64)], annotations=[], categories=[]))
+    with pytest.raises(ValueError, match="it names no picture, give the file .*1 of its records are odd, the first: .*'id' must be a whole number, got 'one'"): build_annotated(tmp_path/'other', read_folder(tmp_path/'mine'), tmp_path/'odd.json')
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (dict(scheduler=dict(_class_name='FlowMatchEulerDiscreteScheduler')), 'whose scheduler is FlowMatchEulerDiscreteScheduler'),
+    (dict(scheduler=dict(prediction_type='sample')), 'predicts sample: one that predicts the noise'),
+    (dict(text_encoder=dict(hidden_size=48)), 'width of text, of text encoder and U-Net: 48 and'), (dict(vae=dict(latent_channels=16)), 'channels of latents, of VAE and U-Net: 16 and 4')])
+def test_a_base_model_of_another_kind(tmp_path, change, sentence):
+    tiny_pipeline().save_pretrained(tmp_path/'sd')
+    for part, new in change.items():
+        path = tmp_path/'sd'/part/('scheduler_config.json' if part == 'scheduler' else 'config.json')
+        write_json(path, read_json(path) | new)
+    with pytest.raises(ValueError, match=sentence): load_pipeline(str(tmp_path/'sd'))
+
+
+@pytest.mark.parametrize('name, content, sentence', [
+    ('a.csv', 'prompt,kind\na cat, a dog and a pizza,animals\n', 'row 2: it has 3 columns and the header 2'), ('b.csv', 'id,prompt\n7,"a cat\n8,a dog\n', 'row 2: a quotation mark is not closed'),
+    ('c.jsonl', '{"prompt": "a cat", "unique_id": [1]}', r'row 1: unique_id should be a number or a text, got \[1\]'), ('d.jsonl', '{"text": " "}', 'row 1: expected an object with text or prompt')])
+def test_prompts_that_are_not_clear(tmp_path, name, content, sentence):
+    (tmp_path/name).write_text(content)
+    with pytest.raises(ValueError, match=sentence): read_benchmark('multigen_coco', tmp_path/name, classes=False)
+
+
+def test_a_line_of_prompts_may_hold_any_sign(tmp_path):
+    (tmp_path/'a.txt').write_text('a cat\u2028and a dog\r\na bird', encoding='utf-8', newline='')
+    assert [row['text'] for row in read_benchmark('multigen_coco', tmp_path/'a.txt', classes=False)] == ['a cat\u2028and a dog', 'a bird']

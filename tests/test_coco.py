@@ -156,6 +156,12 @@ def test_plurals(one, many): assert plural(one) == many
 def names(caption, classes=COCO_80): return [(m.noun, m.name) for m in ClassWords(classes).find(caption)]
 
 
+@pytest.mark.parametrize('name, caption, noun', [
+    ('t-shirt', 'a t-shirt', 't-shirt'), ('T-Shirt', 'two T shirts', 'T shirts'), ('teddy_bear', 'a teddy bear', 'teddy bear'), ('teddy_bear', 'a stuffed bear', 'stuffed bear'),
+    ('wine-glass', 'two wine glasses', 'wine glasses'), ('  dog ', 'a dog', 'dog'), ('caf\u00e9', 'a cafe\u0301', 'cafe\u0301'), ('cafe\u0301', 'a caf\u00e9', 'caf\u00e9')])
+def test_classes_as_other_programs_write_them(name, caption, noun): assert names(caption, [name]) == [(noun, name)]
+
+
 @pytest.mark.parametrize('caption, found', [
     ('Two men eat hot dogs, and a dog looks on.', [('men', 'person'), ('hot dogs', 'hot dog'), ('dog', 'dog')]),
     ('Traffic-light, STOP  sign', [('Traffic-light', 'traffic light'), ('STOP  sign', 'stop sign')]),

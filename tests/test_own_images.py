@@ -514,3 +514,82 @@ def test_masks_inside_the_folder_are_no_pictures(mine, capsys):
     before = named(read_folder(mine, masks=mine/'masks'))
     assert 'masks' not in capsys.readouterr().out and not [name for name in before if 'masks' in name]
     with pytest.raises(ValueError, match='images without a caption: 1 .masks/a/cat.png.'): read_folder(mine)
+
+
+# ---- lists, links and formats that lose nothing in silence
+
+@pytest.mark.parametrize('content, sentence', [
+    ('file_name,text\na.jpg,one\nb.jpg,a cat, a dog and a pizza\n', r"row 3: it has 3 columns and the header 2; put text that holds ',' between quotation marks"),
+    ('file_name,text,more\na.jpg,one\n', r'row 2: it has 2 columns and the header 3'),
+    ('file_name,text\na.jpg,"a cat\nb.jpg,a dog\n', r'row 2: a quotation mark is not closed'),
+    ('file_name,text\na.jpg,"a 5" cat\nb.jpg,a dog\n', r'row 2: a quotation mark is not closed, or stands inside a text alone')])
+def test_a_table_whose_columns_are_not_clear(tmp_path, content, sentence):
+    (tmp_path/'list.csv').write_text(content)
+    with pytest.raises(ValueError, match=sentence): listed_captions(tmp_path/'list.csv')
+
+
+def test_quotation_marks_in_a_table_with_tabs_are_text(tmp_path):
+    (tmp_path/'list.tsv').write_text('file_name\ttext\na.jpg\t"STOP" on a sign, red\nb.jpg\ta 5" cat\n')
+    assert listed_captions(tmp_path/'list.tsv') == {'a.jpg': ('"STOP" on a sign, red',), 'b.jpg': ('a 5" cat',)}
+
+
+def test_a_caption_that_is_an_object(tmp_path):
+    (tmp_path/'list.jsonl').write_text('{"file_name": "a.jpg", "caption": {"en": "a cat"}}')
+    with pytest.raises(ValueError, match="row 1: 'caption' must be text or a list of texts, got {'en': 'a cat'}"): listed_captions(tmp_path/'list.jsonl')
+
+
+def test_links_are_followed_and_those_to_nothing_named(mine, tmp_path_factory):
+    other = tmp_path_factory.mktemp('other')
+    add(other, 'c.jpg')
+    (other/'again').symlink_to(other)
+    (mine/'sub').symlink_to(other)
+    assert named(read_folder(mine)) == ['a.jpg', 'b.jpg', 'sub/c.jpg']
+    (mine/'d.jpg').symlink_to(mine/'nowhere.jpg')
+    (mine/'d.txt').write_text('a cat')
+    with pytest.raises(ValueError, match=r'images that cannot be read: 1 \(There is no image d.jpg'): read_folder(mine)
+
+
+def test_a_telephones_own_format_is_told_what_to_do(mine):
+    (mine/'c.heic').write_bytes(b'\0\0\0\x18ftypheic' + b'\0'*100)
+    (mine/'c.txt').write_text('a cat')
+    with pytest.raises(ValueError, match=r'The image c.heic cannot be read \(no format that Pillow knows\): save it as PNG or JPEG'): read_folder(mine)
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'tif', 'png', 'webp'])
+def test_a_turned_picture_of_any_format_has_its_mask_where_the_object_is(tmp_path, suffix, clip_tokenizer):
+    values = np.zeros((20, 30, 3), np.uint8)
+    values[:, :10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder = tmp_path/'mine'
+    folder.mkdir()
+    add(folder, f'a.{suffix}', Image.fromarray(values), 'a cat', exif=exif)
+    image, = read_folder(folder).images
+    mask = torch.zeros(image.size, dtype=torch.bool)
+    mask[:10] = True
+    write_dataset(tmp_path/'set', [dict(file_name=image.file_name, text='a cat', nouns=[('cat', mask)])])
+    item = GroundingDataset(tmp_path/'set', folder, clip_tokenizer, resolution=16)[0]
+    assert ((item['pixel_values'].mean(0) > 0) == item['masks'][0]).float().mean() > .9
+
+
+def test_empty_masks_are_none_and_named(pair, tmp_path, capsys):
+    (tmp_path/'masks').mkdir()
+    Image.new('L', (30, 20)).save(tmp_path/'masks'/'a.png')
+    half().save(tmp_path/'masks'/'b.png')
+    for name in 'ab': (pair/f'{name}.txt').write_text('a cat')
+    counts, rows = masked_set(pair, tmp_path, str(tmp_path/'masks'), 'cat')
+    assert list(rows) == ['b.jpg'] and counts['images_without_mask'] == 1
+    assert 'Masks without a white pixel, taken for none: 1 (a.png of a.jpg)' in capsys.readouterr().out
+
+
+def test_another_noun_for_the_same_pictures_makes_their_rows_anew(pair, tmp_path, capsys):
+    (tmp_path/'masks').mkdir()
+    for name in 'ab':
+        half().save(tmp_path/'masks'/f'{name}.png')
+        (pair/f'{name}.txt').write_text('a cat and a dog')
+    masked_set(pair, tmp_path, str(tmp_path/'masks'), 'cat')
+    _, rows = masked_set(pair, tmp_path, str(tmp_path/'masks'), 'dog')
+    assert [list(row) for row in rows.values()] == [['dog'], ['dog']]
+    assert 'rows: 2 changed (a.jpg, b.jpg).\n' in capsys.readouterr().out, 'none is kept'
+    for name in 'ab': picture(seed=9).save(pair/f'{name}.jpg')
+    with pytest.raises(ValueError, match='made of other images: none of the 2'): masked_set(pair, tmp_path, str(tmp_path/'masks'), 'dog')

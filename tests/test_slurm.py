@@ -96,3 +96,10 @@ def test_the_profile_knows_every_rule():
     for rule, body in RULES.items():
         if 'gpu=1' in body: assert 'ON_GPU' in body, f'{rule} would take a GPU that another job has'
     for rule in asked: assert 0 < asked[rule]['runtime'] <= 7*24*60, rule
+
+
+def test_the_real_graph_needs_no_number_of_cores(cluster):
+    path = f'{cluster/"bin"}:{os.environ["PATH"]}'
+    command = [sys.executable, '-m', 'snakemake', '--summary', '--workflow-profile', 'cluster/slurm', '--config', 'profile=sd14']
+    found = subprocess.run(command, cwd=ROOT, env=os.environ | dict(PATH=path), capture_output=True, text=True)
+    assert found.returncode == 0 and 'runs/sd14/paper_figures/table1.ipynb' in found.stdout, found.stderr

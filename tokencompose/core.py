@@ -6,13 +6,13 @@
 __all__ = ['MAX_ROWS', 'repo_root', 'resolve', 'key_to_int', 'keyed_generator', 'keyed_rng', 'keyed_randn', 'epoch_order',
            'SampleOrder', 'process_share', 'in_parallel', 'disk_trouble', 'writing', 'make_folder', 'atomic_path',
            'write_text', 'sync_folder', 'save_tensors', 'read_tensors', 'read_text', 'write_json', 'read_json',
-           'write_jsonl', 'json_rows', 'read_jsonl', 'image_name', 'file_sha256', 'hash_of', 'cache_folder',
-           'content_sha256', 'files_hash', 'differences', 'git_commit', 'default_device', 'device_name', 'provenance',
-           'Progress', 'Settings', 'check_type', 'some_of']
+           'write_jsonl', 'json_rows', 'read_jsonl', 'table_rows', 'files_below', 'image_name', 'file_sha256',
+           'hash_of', 'cache_folder', 'content_sha256', 'files_hash', 'differences', 'git_commit', 'default_device',
+           'device_name', 'provenance', 'Progress', 'Settings', 'check_type', 'some_of']
 
 # %% ../nbs/0_base/00_core.ipynb #2408998c
-import codecs, contextlib, dataclasses, difflib, errno, functools, hashlib, importlib.metadata, json, math, numbers, os
-import platform, re, subprocess, sys, threading, time
+import codecs, contextlib, csv, dataclasses, difflib, errno, functools, hashlib, importlib.metadata, io, json, math
+import numbers, os, platform, re, subprocess, sys, threading, time
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -251,6 +251,40 @@ def json_rows(
 def read_jsonl(path) -> list:  # One value a line
     "The values of a list, see `json_rows`."
     return [value for value, _ in json_rows(path)]
+
+# %% ../nbs/0_base/00_core.ipynb #5bcff171
+def table_rows(
+    path,  # Text with a header, whose columns are set apart by tabs, semicolons, bars or commas
+) -> list:  # Pairs (dict, "file, row n")
+    "The rows of a table, each with its place; one that has another number of columns than the header is refused."
+    text = read_text(path)
+    between = max('\t;|,', key=text.partition('\n')[0].count)
+    rows, error = _cells(text, between, strict=True)
+    if error and between == '\t': rows, error = _cells(text, between, quoting=csv.QUOTE_NONE)  # tabs need no marks
+    if error: raise ValueError(
+        f'{path}, row {len(rows) + 1}: a quotation mark is not closed, or stands inside a text alone ({error}): '
+        'close it, and double those inside.')
+    head = [name.strip() for name in rows[0]] if rows else []
+    for n, row in enumerate(rows, 1):
+        if len(row) != len(head): raise ValueError(
+            f'{path}, row {n}: it has {len(row)} columns and the header {len(head)}; '
+            f'put text that holds {between!r} between quotation marks.')
+    return [(dict(zip(head, row)), f'{path}, row {n}') for n, row in enumerate(rows[1:], 2)]
+
+def _cells(text: str, between: str, **options) -> tuple:  # rows, what stopped them
+    rows, reader = [], csv.reader(io.StringIO(text, newline=''), delimiter=between, skipinitialspace=True, **options)
+    try: rows += filter(None, reader)
+    except csv.Error as error: return rows, error
+    return rows, None
+
+def files_below(folder) -> list:  # Paths, sorted
+    "The files of a folder and its subfolders, also where those are links; a link to nothing is one of them."
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found += [Path(place)/name for name in names]
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+    return sorted(found)
 
 # %% ../nbs/0_base/00_core.ipynb #54163965
 def image_name(

@@ -92,6 +92,23 @@ def check_pipeline(
     if channels != 4: raise ValueError(f'{kind} whose U-Net takes {channels} channels instead of 4: {wanted}.')
     more = [key for key in ('addition_embed_type', 'class_embed_type', 'encoder_hid_dim_type') if unet.get(key)]
     if more: raise ValueError(f'{kind} whose U-Net asks for more than a text ({", ".join(more)}): {wanted}.')
+    _check_together(folder, kind, unet)
+
+# %% ../nbs/0_base/07_model_files.ipynb #f1809568
+def _check_together(folder: Path, kind: str, unet: dict):
+    "Refuse a scheduler of another kind of model, and parts that do not fit each other."
+    said = folder/'scheduler'/'scheduler_config.json'
+    scheduler = read_json(said) if said.is_file() else {}
+    name, target = str(scheduler.get('_class_name', '')), scheduler.get('prediction_type', 'epsilon')
+    if name.startswith('FlowMatch') or target not in ('epsilon', 'v_prediction'): raise ValueError(
+        f'{kind} whose scheduler is {name or "of no known class"} and predicts {target}: '
+        'one that predicts the noise (epsilon) or the velocity (v_prediction) is wanted, name another model.')
+    vae, text = (read_json(folder/part/'config.json') for part in ('vae', 'text_encoder'))
+    pairs = {'channels of latents, of VAE and U-Net': (vae.get('latent_channels', 4), unet.get('in_channels', 4)),
+             'width of text, of text encoder and U-Net': (text.get('hidden_size'), unet.get('cross_attention_dim'))}
+    for what, (one, other) in pairs.items():
+        if type(one) is type(other) is int and one != other:
+            raise ValueError(f'{kind} whose parts do not fit ({what}: {one} and {other}): fetch or copy it whole.')
 
 # %% ../nbs/0_base/07_model_files.ipynb #13de4a3f
 def weights_of(

@@ -56,6 +56,9 @@ def noised_maps(
 ) -> torch.Tensor:  # (pictures, most nouns, h, w); zero for a noun without tokens
     "Attention of every noun of a few pictures."
     device, scheduler = pipe.unet.device, new_sampler(pipe.scheduler.config)
+    last = scheduler.config.num_train_timesteps - 1
+    if wrong := [t for t in timesteps if type(t) is not int or not 0 <= t <= last]:
+        raise ValueError(f'timesteps: expected whole numbers from 0 to {last}, got {wrong[0]!r}.')
     moments = image_moments(torch.stack([item['pixel_values'] for item in items]), pipe.vae)
     latents = moments.chunk(2, 1)[0]*pipe.vae.config.scaling_factor
     states = text_states(torch.stack([item['input_ids'] for item in items]), pipe.text_encoder)

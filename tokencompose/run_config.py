@@ -18,7 +18,9 @@ from .model_files import model_digest, model_folder
 from .profiles import SPEEDS
 
 # %% ../nbs/1_method/07_run_config.ipynb #27b0f942
-_CHOICES = dict(mixed_precision=('no', 'bf16', 'fp16'), lr_schedule=('constant', 'linear', 'cosine'), speed=SPEEDS)
+_CHOICES = dict(mixed_precision=('no', 'bf16', 'fp16'), lr_schedule=('constant', 'linear', 'cosine'), speed=SPEEDS,
+                head_reduction=('ratio', 'map', 'loss'), layer_reduction=('sum', 'mean'),
+                mask_rule=('authors', 'any', 'majority', 'soft'))
 
 def _check_choices(config):
     "Refuse words that mean nothing, and those that do not go together."
@@ -41,6 +43,16 @@ def _check_options(config):
     if config.val_grounding and not (config.val_data and config.sample_every): raise ValueError(
         f'val_grounding: val_data is {config.val_data!r} and sample_every {config.sample_every}, so no '
         'held-out picture would be looked at: give val_data, val_images and sample_every too.')
+
+def _checked_decays(config) -> tuple:  # `averages` as numbers
+    "Refuse decays that are none."
+    try: decays = tuple(map(float, config.averages))  # a command line gives text
+    except (TypeError, ValueError): decays = (math.nan,)
+    for name, given in dict(averages=decays, ema=[config.ema]*(config.ema > 0)).items():
+        if not all(0 < decay < 1 for decay in given):
+            shown = list(config.averages) if name == 'averages' else config.ema
+            raise ValueError(f'{name}: decays must lie between 0 and 1, got {shown}.')
+    return decays
 
 # %% ../nbs/1_method/07_run_config.ipynb #581a1203
 LORA_TARGETS = ('to_q', 'to_k', 'to_v', 'to_out.0')  # All projections of attention, as in diffusers' own trainer
@@ -140,16 +152,16 @@ class TrainConfig(TrainingOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every'):
+        for name in ('steps', 'batch_size', 'accumulation', 'checkpoint_every', 'keep_checkpoints', 'log_every',
+                     'resolution', 'inference_steps'):
             if getattr(self, name) < 1: raise ValueError(f'{name}: must be at least 1, got {getattr(self, name)}.')
-        _check_choices(self)
-        try: decays = tuple(map(float, self.averages))  # a command line gives text
-        except ValueError: decays = (math.nan,)
-        if not all(0 < decay < 1 for decay in decays):
-            raise ValueError(f'averages: decays must lie between 0 and 1, got {list(self.averages)}.')
-        object.__setattr__(self, 'averages', decays)
         for name in ('lr', 'token_loss_scale', 'pixel_loss_scale', 'ema', 'weight_decay', 'max_grad_norm'):
-            if getattr(self, name) < 0: raise ValueError(f'{name}: must not be negative, got {getattr(self, name)}.')
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'{name}: must not be negative, infinite or nan, got {getattr(self, name)}.')
+        _check_choices(self)
+        object.__setattr__(self, 'averages', _checked_decays(self))
+        if wrong := [prompt for prompt in self.sample_prompts if not isinstance(prompt, str)]:
+            raise ValueError(f'sample_prompts: each must be a text, got {wrong[0]!r}.')
 
     @property
     def supervised(self) -> bool: return self.token_loss_scale > 0 or self.pixel_loss_scale > 0

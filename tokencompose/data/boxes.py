@@ -197,6 +197,8 @@ class _TokenGrounder:
     "Asks a model that answers in tokens, and assigns its boxes."
     def __init__(self, model, tokenizer, box_threshold: float, text_threshold: float, batch: int):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        for name, given in dict(box_threshold=box_threshold, text_threshold=text_threshold).items():
+            if not 0 <= given < 1: raise ValueError(f'{name}: must lie between 0 and 1, got {given}.')
         self.box_threshold, self.text_threshold, self.batch = box_threshold, text_threshold, batch
         for token in SEPARATORS:
             if token not in tokenizer.get_vocab():

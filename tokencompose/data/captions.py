@@ -148,10 +148,12 @@ def select_captions(
         raise FileNotFoundError(f'There is no folder of images {coco.folder}: {remedy}.')
     digests = dict(clip=model_fingerprint(model), processor=_processor_digest(processor))
     settings = dict(step='captions', **digests, batch=batch)
+    if max_images < 0: raise ValueError(f'max_images: must not be negative, got {max_images}; give 0 for all.')
     items = {image.id: image for image in coco.images[:max_images or None]}
-    inputs = {i: [picture_key(coco.folder, image.file_name), image.captions] for i, image in items.items()}
+    pictures = {i: picture_key(coco.folder, image.file_name) for i, image in items.items()}
+    inputs = {i: [pictures[i], image.captions] for i, image in items.items()}
     def work(images): return _choices(coco.folder, images, model, processor)
-    return run_stage(folder, 'captions', items, work, settings, batch, share, inputs)
+    return run_stage(folder, 'captions', items, work, settings, batch, share, inputs, pictures)
 
 # %% ../../nbs/2_data/04_data.captions.ipynb #9a6ff623
 def best_choices(

@@ -6,11 +6,11 @@
 __all__ = ['SYNONYMS', 'CAPTION_RULES', 'Instance', 'CocoImage', 'Coco', 'checked_item', 'items_by_id', 'read_annotations',
            'listed_images', 'read_coco', 'read_instances', 'plural', 'Mention', 'class_words', 'ClassWords',
            'choose_caption', 'class_mask', 'Grounded', 'first_of_each', 'ground', 'claim_folder', 'picture_key',
-           'compare_items', 'write_rows', 'count_rows', 'build_dataset', 'write_caption', 'caption_page',
-           'read_examples', 'training_examples', 'examples_of', 'class_counts', 'bar_panels']
+           'item_key', 'is_same', 'compare_items', 'write_rows', 'count_rows', 'build_dataset', 'write_caption',
+           'caption_page', 'read_examples', 'training_examples', 'examples_of', 'class_counts', 'bar_panels']
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #316b1d12
-import math, re
+import math, re, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import reduce
@@ -212,17 +212,21 @@ def read_coco(
 # %% ../../nbs/2_data/02_data.coco.ipynb #1dd42e9b
 def read_instances(
     path,  # A file of COCO's instances, of any origin
-) -> tuple:  # file name -> (size, instances); names of the classes
+) -> tuple:  # file name -> (size, instances); names of the classes; records that say nothing clear, a sentence each
     "What is annotated in which picture."
     file, odd = read_annotations(path, dict(images=list, annotations=list, categories=list)), []
     images = items_by_id(file['images'], dict(file_name=str, height=int, width=int), f'{path}, image', odd)
     classes = items_by_id(file['categories'], dict(name=str), f'{path}, category')
     classes = {i: category['name'] for i, category in classes.items()}
-    things = _grouped(file['annotations'], _INSTANCE, images, set(images), f'{path}, annotation', odd)
-    found = {image['file_name']: ((image['height'], image['width']), _instances(things[i], classes, path, odd))
-             for i, image in images.items()}
+    listed = [{'id': n, **item} if isinstance(item, dict) else item for n, item in enumerate(file['annotations'])]
+    things, found = _grouped(listed, _INSTANCE, images, set(images), f'{path}, annotation', odd), {}
+    for i, image in images.items():
+        name, size = image['file_name'], (image['height'], image['width'])
+        before, shown = found.setdefault(name, (size, ()))
+        if before == size: found[name] = size, shown + _instances(things[i], classes, path, odd)
+        else: odd.append(f'{path}, image {i}: {name} is listed twice, with two sizes.')
     if odd: print(f'{path}: {len(odd)} odd records are left out, the first: {odd[0]}')
-    return found, tuple(classes.values())
+    return found, tuple(classes.values()), odd
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #332c98f4
 SYNONYMS = {  # class of COCO: words that mean it
@@ -274,14 +278,18 @@ class Mention:
     name: str  # The class
     noun: str  # The words as they stand in the caption
 
+def _plain(words: str) -> str:
+    "Lower case, one space where words are joined by a hyphen, an underscore or more spaces."
+    return re.sub(r'[\s_-]+', ' ', unicodedata.normalize('NFC', words)).strip().lower()
+
 def class_words(
     classes,  # Names of the classes
     synonyms: dict = SYNONYMS,  # Class -> other words for it
 ) -> dict:  # Word or phrase in lower case -> class, or "" for a phrase that names none of them
     "All words that name a class, singular and plural."
-    words = {name.lower(): name for name in classes}
+    words = {_plain(name): name for name in classes}
     for name in classes:
-        for word in synonyms.get(name, ()): words.setdefault(word, name)
+        for word in synonyms.get(name, synonyms.get(_plain(name), ())): words.setdefault(_plain(word), name)
     for name in COCO_80:
         if ' ' in name: words.setdefault(name, '')
     for word, name in list(words.items()): words.setdefault(plural(word), name)
@@ -298,7 +306,8 @@ class ClassWords:
     def __init__(self, classes, synonyms: dict = SYNONYMS):
         self.words = class_words(classes, synonyms)
         longest = sorted(self.words, key=len, reverse=True)
-        joined = '|'.join(re.escape(word).replace(r'\ ', r'[\s_-]+') for word in longest)
+        written = dict.fromkeys(unicodedata.normalize(form, word) for word in longest for form in ('NFC', 'NFD'))
+        joined = '|'.join(re.escape(word).replace(r'\ ', r'[\s_-]+') for word in written)
         letter = r'[^\W_]|[\u0300-\u036f]'  # the underscores of tags are spaces
         self.pattern = re.compile(rf'(?<!{letter})(?=({joined})(?!-?(?:{letter})))', re.I)
 
@@ -310,7 +319,7 @@ class ClassWords:
         found = [Mention(a, b, self._class(caption[a:b]), caption[a:b]) for a, b in sorted(taken)]
         return [m for m in found if m.name and not (m.noun.lower() == 'orange' and _COLOUR.match(caption, m.end))]
 
-    def _class(self, noun: str) -> str: return self.words[re.sub(r'[\s_-]+', ' ', noun.lower())]
+    def _class(self, noun: str) -> str: return self.words[_plain(noun)]
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #cd726a3e
 CAPTION_RULES = ('most', 'first', 'random')
@@ -414,22 +423,35 @@ def picture_key(
     path = Path(folder)/file_name
     return content_sha256(path) if path.is_file() else 'missing'
 
+def item_key(
+    picture: str,  # Of `picture_key`; empty where no picture is looked at
+    depends,  # All that a result depends on, JSON-ready
+) -> str:  # "picture-all"
+    "What a result was made of."
+    return f'{picture[:16]}-{hash_of(depends, 16)}'
+
+def is_same(old: str, new: str) -> bool:
+    "Whether a result of one key is that of another; of an earlier version there is none, or its second part alone."
+    return old is None or new.endswith(old)
+
 def compare_items(
     folder,  # Where results for these items lie
     name: str,  # Of the results, for messages
     old: dict,  # Id -> key of what a result was made of; None in a folder of an earlier version
     new: dict,  # The same for what is asked for now
 ):
-    "Say which items changed since they were worked on; refuse a folder in which all of them did."
-    changed = [i for i in new if i in old and old[i] not in (None, new[i])]
+    "Say which items changed since they were worked on; refuse a folder of none but other pictures."
+    changed = [i for i in new if i in old and not is_same(old[i], new[i])]
     added, gone = [i for i in new if i not in old], [i for i in old if i not in new]
-    if old and not any(old[i] in (None, new[i]) for i in old.keys() & new.keys()):
+    def kept(i): return is_same(old[i], new[i]) or old[i].partition('-')[0] == new[i].partition('-')[0]
+    if old and not any(kept(i) for i in old.keys() & new.keys()):
         raise ValueError(f'{folder} was made of other images: none of the {len(old)} is still the same '
                          f'(the first is {(changed or gone)[0]}). Give another out_dir, or delete the folder.')
     if None in old.values(): print(f'{folder} is of an earlier version: whether its images are the same is not known.')
     kinds = {'changed': changed, 'new': added, 'no longer asked for': gone} if old else {}
     said = [f'{len(ids)} {kind} ({some_of(ids, 3)})' for kind, ids in kinds.items() if ids]
-    if said: print(f'{name}: {"; ".join(said)}. The others are kept.')
+    others = ' The others are kept.' if len(changed) < len(old.keys() & new.keys()) else ''
+    if said: print(f'{name}: {"; ".join(said)}.{others}')
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #daefb47d
 def _done_rows(folder) -> dict:  # Image id -> (key, row); the key is None in a folder of an earlier version
@@ -495,12 +517,13 @@ def write_rows(
 
 # %% ../../nbs/2_data/02_data.coco.ipynb #66495357
 def _write_rows(folder, images, pictures, prepare, settings, max_rows, depends) -> tuple:
-    keys = {i.id: hash_of([picture_key(pictures, i.file_name), depends(i)], 16) for i in images}
+    shown = {i.id: picture_key(pictures, i.file_name) for i in images}
+    keys = {i.id: item_key(shown[i.id], [shown[i.id], depends(i)]) for i in images}
     done, rows, dropped, bar = _done_rows(folder), [], 0, Progress(len(images), 'masks', 'image')
     compare_items(folder, 'rows', {i: key for i, (key, _) in done.items()}, {i: keys[i] for i in done if i in keys})
     for image in images:
-        key, row = done.get(image.id, ('', dict(attn_list=[])))
-        if key not in (None, keys[image.id]) or not _is_whole(folder, row):
+        key, row = done.get(image.id, ('new', dict(attn_list=[])))
+        if not is_same(key, keys[image.id]) or not _is_whole(folder, row):
             row = _write(folder, pictures, prepare(image), settings['keep_empty'], keys[image.id], row)
         if row: rows.append(row)
         dropped += not row

@@ -239,7 +239,9 @@ def with_row_named(row: Row, function, *args):
 def image_header(path) -> tuple:
     "((height, width) as stored, orientation) of an image, without decoding it."
     try:
-        with Image.open(path) as picture: return (picture.height, picture.width), exif_orientation(picture, path)
+        with Image.open(path) as picture:
+            turned = picture.format == 'TIFF'  # its size is upright already, unlike that of all others
+            return (picture.height, picture.width), 1 if turned else exif_orientation(picture, path)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f'The image {path} cannot be read ({error}): replace the file or make it again.') from None
 

@@ -7,13 +7,13 @@ __all__ = ['SUFFIXES', 'CAPTION_SUFFIXES', 'LISTS', 'list_pictures', 'captions_b
            'belongs_to', 'given_masks', 'build_given', 'build_annotated']
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #8ca9d154
-import csv, dataclasses, io, json, re, unicodedata, zipfile
+import dataclasses, json, re, unicodedata, zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from ..core import in_parallel, json_rows, Progress, read_text, write_text
+from ..core import files_below, in_parallel, json_rows, Progress, read_text, table_rows, write_text
 from .nouns import noun_spans
 from .masks import load_mask
 from .dataset import file_stem, load_image
@@ -31,13 +31,13 @@ _NOTE = 'pictures.txt'  # in a folder of results: where the pictures lie
 
 def _results_in(folder: Path) -> list:
     "Folders of results inside a folder of pictures: they hold a note with the path of a folder and nothing else."
-    notes = [(note.parent, read_text(note).strip()) for note in folder.rglob(_NOTE)]
+    notes = [(note.parent, read_text(note).strip()) for note in files_below(folder) if note.name == _NOTE]
     return [made for made, said in notes if made != folder and '\n' not in said and Path(said).is_absolute()]
 
 def _files(folder: Path, suffixes: tuple, what: str) -> list:
     "Paths of the visible files with one of the suffixes, below the folder, sorted; no two of the same stem."
     results = _results_in(folder)
-    found = [p for p in folder.rglob('*') if p.suffix.lower() in suffixes and p.is_file()
+    found = [p for p in files_below(folder) if p.suffix.lower() in suffixes
              and not any(made in p.parents for made in results)]
     names = sorted(p.relative_to(folder) for p in found)
     names = [name for name in names if not any(part[0] == '.' or part == '__MACOSX' for part in name.parts)]
@@ -73,7 +73,7 @@ def list_pictures(
     stems = {str(name.with_suffix('')) for name in names}
     apart = Path(masks).resolve() if masks else None
     names = [name for name in names if not _is_mask(name, stems) and apart not in (folder/name).resolve().parents]
-    packed = [path.name for path in folder.rglob('*') if path.suffix in ('.arrow', '.parquet', '.tar', '.zip')]
+    packed = [path.name for path in files_below(folder) if path.suffix in ('.arrow', '.parquet', '.tar', '.zip')]
     inside = f' Its {_some(packed)} may hold them: write them out as files first.' if packed else ''
     if not names: raise ValueError(
         f'{folder} holds no image: expected files that end with {", ".join(SUFFIXES)}.{inside}')
@@ -116,17 +116,14 @@ def _table(path: Path) -> list:  # Pairs (row, where)
     "The rows of a list in any of its formats."
     if path.suffix == '.parquet':
         try: rows = pd.read_parquet(path).to_dict('records')
-        except ImportError as error: raise ValueError(f'{path}: reading parquet needs pyarrow ({error}): '
-                                                      'pip install pyarrow, or save the list as CSV.') from None
+        except ImportError: raise ValueError(f'{path}: reading parquet needs pyarrow: pip install pyarrow, '
+                                             'or save the list as CSV.') from None
         return [(row, f'{path}, row {n}') for n, row in enumerate(rows, 1)]
     if zipfile.is_zipfile(path) or path.suffix.lower() in ('.xls', '.ods'):
         raise ValueError(f'{path} is a workbook or an archive: save its list as CSV.')
     text = read_text(path)
     if path.suffix.startswith('.json') or text.lstrip()[:1] in ('{', '['): return _json_table(path, text)
-    head = text.split('\n')[0]
-    between = max('\t;|,', key=head.count)
-    rows = csv.DictReader(io.StringIO(text), delimiter=between, skipinitialspace=True)
-    return [({str(k).strip(): v for k, v in row.items()}, f'{path}, row {n}') for n, row in enumerate(rows, 2)]
+    return table_rows(path)
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #0c2000e2
 def _json_table(path: Path, text: str) -> list:  # Pairs (row, where)
@@ -162,6 +159,8 @@ def _named(row, where: str) -> tuple:  # file name, captions
     if not isinstance(name, str): raise ValueError(f"{where}: {files[0]!r} must be text, got {name!r:.60}.")
     if texts[0] == 'texts' and not isinstance(said, list):
         raise ValueError(f"{where}: 'texts' must be a list, got {said!r:.60}.")
+    if isinstance(said, dict):
+        raise ValueError(f'{where}: {texts[0]!r} must be text or a list of texts, got {said!r:.60}.')
     return name, _captions(list(said) if not isinstance(said, (str, int, float)) else [said], where)
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #3b0c73a6
@@ -240,7 +239,7 @@ def read_folder(
         'images that cannot be read': [size for size in sizes.values() if isinstance(size, str)]}
     _tell(lost, folder, len(names), gaps)
     if not found: raise ValueError(f'{folder}: no image with a caption is left, write captions for them.')
-    given = set(Path(masks).rglob('*')) if masks else set()
+    given = set(files_below(masks)) if masks else set()
     _name_others(folder, {p.resolve() for p in {*(folder/name for name in names), *files, *given}})
     return Coco(tuple(found), (), folder, tuple(files))
 
@@ -249,7 +248,8 @@ def _sizes(folder: Path, names: list) -> dict:
     "Name -> (height, width) upright, or a sentence on what is wrong with the file."
     def size(name):
         try: return load_image(folder/name).size[::-1]
-        except ValueError as error: return str(error).replace(str(folder/name), name.as_posix()).rstrip('.')
+        except (ValueError, FileNotFoundError) as error:  # the second of a link to nothing
+            return str(error).replace(str(folder/name), name.as_posix()).rstrip('.')
     bar, sizes = Progress(len(names), 'images', 'image'), {}
     for name, value in zip(names, in_parallel(size, names)):
         sizes[name] = value
@@ -268,7 +268,7 @@ def _tell(lost: dict, folder: Path, total: int, gaps: str):
 def _name_others(folder: Path, used: set):
     "Print what else is in the folder."
     results = _results_in(folder)
-    there = [p for p in folder.rglob('*') if p.is_file() and p.resolve() not in used
+    there = [p for p in files_below(folder) if p.resolve() not in used
              and not any(made in p.parents for made in results)]
     names = [p.relative_to(folder) for p in there]
     others = sorted(name.as_posix() for name in names if not any(part[0] == '.' for part in name.parts))
@@ -302,7 +302,7 @@ def _noun_of(path: Path, picture: str) -> str:
 def _mask_files(root: Path) -> dict:  # Name without suffix, below the folder -> paths
     "Whatever may be a mask."
     found = {}
-    for path in sorted(root.rglob('*')):
+    for path in files_below(root):
         name = path.relative_to(root)
         if path.suffix.lower() not in SUFFIXES or any(part[0] == '.' for part in name.parts): continue
         found.setdefault(_same(name.with_suffix('').as_posix()), []).append(path)
@@ -335,7 +335,7 @@ def _check_masks(root: Path, count: int):
     "Say why a folder has no mask of any picture."
     if not root.is_dir(): raise FileNotFoundError(
         f"There is no folder of masks {root}: give one, a .json of COCO's instances, or alpha.")
-    others = sorted(path.name for path in root.rglob('*') if path.is_file() and path.name[0] != '.')
+    others = sorted(path.name for path in files_below(root) if path.name[0] != '.')
     if others and not _mask_files(root): raise ValueError(
         f'{root} has no mask that is a picture, but {_some(others)}: write masks as pictures, white on black, '
         "or as one .json of COCO's instances.")
@@ -375,7 +375,7 @@ def _united(one, other, size) -> torch.Tensor:
     return one | other if one.shape == other.shape else fit(one) | fit(other)
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #c41f7a02
-def _grounded(image: CocoImage, pairs: list, lost: list) -> Grounded:
+def _grounded(image: CocoImage, pairs: list, lost: list, empty: list) -> Grounded:
     "The caption that says most of what the masks show, with the masks of its nouns united."
     def places(caption):
         def spans(noun): return noun_spans(caption, noun) or noun_spans(caption, re.sub(r'[ -]?\d+$', '', noun))
@@ -386,10 +386,12 @@ def _grounded(image: CocoImage, pairs: list, lost: list) -> Grounded:
     for noun, path in pairs:
         if noun not in spans: continue
         mask = _fitting(path, image)
+        if not mask.any(): empty.append(f'{path.name} of {image.file_name}')
         masks[spans[noun]] = _united(masks.get(spans[noun], torch.zeros_like(mask)), mask, image.size)
     mentions = [Mention(a, b, '', caption[a:b]) for a, b in sorted(masks)]
     extra = dict(image_id=image.id, caption_id=caption_id)
-    return Grounded(image, caption, mentions, [masks[m.start, m.end] for m in mentions], extra)
+    shown = [masks[m.start, m.end] if masks[m.start, m.end].any() else None for m in mentions]
+    return Grounded(image, caption, mentions, shown, extra)
 
 def build_given(
     folder,  # Receives metadata.jsonl and seg/
@@ -398,13 +400,14 @@ def build_given(
     keep_empty: bool = False,  # Keep rows in which no noun has a mask
 ) -> dict:  # Counts, see `count_rows`
     "Write the data set of masks that exist already; images that are complete are not done again."
-    lost = []
-    def prepare(image): return _grounded(image, found[image.file_name], lost)
+    lost, empty = [], []
+    def prepare(image): return _grounded(image, found[image.file_name], lost, empty)
     def depends(image): return [image.captions, [[n, picture_key(p.parent, p.name)] for n, p in found[image.file_name]]]
     options = dict(keep_empty=keep_empty)
     try: rows, dropped = write_rows(folder, list(coco.images), coco.folder, prepare, options, 0, depends)
     finally:
         if lost: print(f'{len(lost)} masks show nothing that the caption says: {_some(lost)}.')
+        if empty: print(f'Masks without a white pixel, taken for none: {_some(empty)}.')
     return count_rows(rows) | dict(images_without_mask=dropped, masks_not_in_captions=len(lost))
 
 # %% ../../nbs/2_data/12_data.folder.ipynb #ae22c969
@@ -418,7 +421,7 @@ def build_annotated(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(
         f"There is no file of masks {path}: give a .json of COCO's instances, a folder of masks, or alpha.")
-    found, classes = read_instances(path)
+    found, classes, odd = read_instances(path)
     named, _ = _matched(found, [Path(image.file_name) for image in coco.images], path)
     images, other = [], []
     for image in coco.images:
@@ -427,8 +430,9 @@ def build_annotated(
         images.append(dataclasses.replace(image, instances=things if size == image.size else ()))
     if other: print(f'left out, since {path} says another size: masks of {_some(other)}.')
     if not any(image.instances for image in images):
-        remedy = f'it names {_some(sorted(found)) or "no picture"}, give the file that belongs to them'
+        remedy = f'it names {_some(sorted(found)) if found else "no picture"}, give the file that belongs to them'
         if named and not other: remedy = 'boxes alone are no masks, export them with polygons or run lengths'
+        if odd: remedy += f' ({len(odd)} of its records are odd, the first: {odd[0].rstrip(".")})'
         raise ValueError(f'{path} has no mask of any of the {len(images)} pictures: {remedy}.')
     whole = dataclasses.replace(coco, images=tuple(images), classes=classes, files=(*coco.files, Path(path)))
     return build_dataset(folder, whole, keep_empty=keep_empty)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 from ..core import atomic_path, some_of
@@ -227,6 +227,9 @@ def open_picture(
                 raise ValueError(f'it holds {picture.n_frames} pictures, which one is meant cannot be known')
             picture.load()
             return picture
+    except UnidentifiedImageError:
+        raise ValueError(f'The {what} {path} cannot be read (no format that Pillow knows): save it as PNG or JPEG, '
+                         'or make it again.') from None
     except _UNREADABLE as error:
         reason = str(error).replace(str(path), 'it').rstrip('.')
         raise ValueError(f'The {what} {path} cannot be read ({reason}): replace the file or make it again.') from None

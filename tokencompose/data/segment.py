@@ -135,5 +135,6 @@ def make_masks(
                          'keep one record an image, and run the earlier steps again.')
     work = partial(segment_images, images=images, grounder=grounder, segmenter=segmenter)
     items, depends_on = {r['image_id']: r for r in records}, dict(step='masks', **settings, batch=batch)
-    inputs = {i: [picture_key(images, r['file_name']), r['text'], r['nouns']] for i, r in items.items()}
-    return run_stage(folder, 'masks', items, work, depends_on, batch, share, inputs)
+    pictures = {i: picture_key(images, r['file_name']) for i, r in items.items()}
+    inputs = {i: [pictures[i], r['text'], r['nouns']] for i, r in items.items()}
+    return run_stage(folder, 'masks', items, work, depends_on, batch, share, inputs, pictures)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from ..core import hash_of, Progress, read_json, read_jsonl, write_json, write_jsonl
 from ..processes import shared
 from .dataset import load_image
-from .coco import claim_folder, compare_items
+from .coco import claim_folder, compare_items, is_same, item_key
 
 # %% ../../nbs/2_data/03_data.stages.ipynb #0acc24f1
 def batches(ids: list, size: int) -> list:  # Lists of ids
@@ -37,13 +37,13 @@ def _fresh(folder, i: str):
 def _records(folder, name: str, keys: dict) -> dict:
     "Records that are there and up to date, by id; a fresh one stands above the joined one."
     done = _joined(folder, name) | {i: _fresh(folder, i) for i in keys if _path(folder, i).is_file()}
-    return {i: done[i][1] for i in keys if i in done and done[i][0] in (None, keys[i])}
+    return {i: done[i][1] for i in keys if i in done and is_same(done[i][0], keys[i])}
 
 def _take_apart(folder, name: str, keys: dict):
     "Records of another list go back into files of their own; what changed is said."
     with FileLock(folder/'.lock'):
         old = _joined(folder, name)
-        if not old or list(old) == list(keys) and all(key in (None, keys[i]) for i, (key, _) in old.items()): return
+        if not old or list(old) == list(keys) and all(is_same(key, keys[i]) for i, (key, _) in old.items()): return
         compare_items(folder, name, {i: key for i, (key, _) in old.items()}, keys)
         for i, (key, record) in old.items():
             if not _path(folder, i).is_file(): write_json(_path(folder, i), dict(key=key, record=record))
@@ -72,11 +72,12 @@ def run_stage(
     batch: int = 16,  # Items that `work` gets at once
     share: tuple = None,  # (rank, world) of this process; from the launcher when None
     inputs: dict = None,  # Id -> what its record depends on beside the settings, JSON-ready
+    pictures: dict = None,  # Id -> `picture_key`, where pictures are looked at; it is among the inputs too
 ) -> list:  # Records in the order of the items; of another process's items only those that exist
     "Do what is missing of a stage; whoever finishes the last item joins the records."
-    folder, ids, inputs = Path(folder), [str(i) for i in items], inputs or {}
+    folder, ids, inputs, pictures = Path(folder), [str(i) for i in items], inputs or {}, pictures or {}
     if not ids: raise ValueError(f'There is nothing to do for {folder}: the list of images is empty, make it first.')
-    keys = {str(i): hash_of(inputs.get(i), 16) for i in items}
+    keys = {str(i): item_key(pictures.get(i, ''), inputs.get(i)) for i in items}
     claim_folder(folder, settings)
     with shared(folder, 'working', share) as (rank, world):
         _take_apart(folder, name, keys)

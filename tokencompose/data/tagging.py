@@ -370,6 +370,8 @@ def _checked_caption(row, where: str) -> dict:
         half = 'the text holds half of a surrogate pair, so it cannot be written as UTF-8'
         raise ValueError(f'{where}: {half}; correct it.')
     safe_path(row['file_name'], where, 'file_name')
+    if not isinstance(row.get('image_id', 0), (int, str)):
+        raise ValueError(f'{where}: image_id should be a number or a text, got {row["image_id"]!r:.60}.')
     return dict(row, image_id=row.get('image_id', row['file_name']))
 
 def read_captions(

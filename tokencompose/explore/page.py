@@ -530,6 +530,7 @@ def example(
     if unknown := [row for row in rows if row not in labels]:
         raise ValueError(f'rows: {unknown[0]!r} is not one of {", ".join(labels)}.')
     if TRAINED in rows and not trained: rows, said = [row for row in rows if row != TRAINED], how_to_train(profile)
+    if not rows: raise ValueError(said or f'rows: empty, so nothing is drawn; name one of {", ".join(labels)}.')
     how = dict(inference_steps=own.inference_steps, guidance_scale=own.guidance_scale, scheduler=own.scheduler)
     recipe, drawings, found = Recipe.from_params({**how, **recipe}), {}, {}
     for row in rows:

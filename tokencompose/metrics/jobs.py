@@ -79,7 +79,7 @@ def job_of(
         val_images=resolve(p['data_images'] or data/'val2017'),
         inversions=resolve(p['inversions'] or f'{runs}/inversions/{run}'),
         layers=tuple(p['layers']) or DAAM_LAYERS, timesteps=tuple(p['timesteps']) or TIMESTEPS,
-        batch=p['batch'] or _own_batch(settings, metric),
+        batch=p['batch'] if p['batch'] > 0 else _own_batch(settings, metric),
         share=(p['rank'], p['world']) if p['world'] > 1 else None, device=p['device'], seed=p['seed'])
 
 def _own_batch(settings, metric) -> int:

@@ -9,12 +9,12 @@ __all__ = ['ADE20K_UNSEEN', 'prompt_text', 'prompt_row', 'prompt_classes', 'draw
            'mg_result']
 
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #f01e8c6a
-import csv, io, itertools, json, math
+import itertools, json, math, re
 from collections import Counter
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import json_rows, keyed_rng, read_text, some_of, write_text
+from ..core import json_rows, keyed_rng, read_text, some_of, table_rows, write_text
 from ..stats import bootstrap_interval, paired_interval
 
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #4389274a
@@ -113,12 +113,6 @@ def _is_one_name(value) -> bool:
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #b21f98fb
 _PROMPT_KEYS = ('text', 'prompt', 'Prompt', 'caption')
 
-def _prompt_table(path) -> list:  # Pairs (row, where it stands)
-    "The rows of a table with a header, such as that of PartiPrompts."
-    text = read_text(path)
-    between = max('\t;|,', key=text.partition('\n')[0].count)
-    return [(row, f'{path}, row {n}') for n, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=between), 2)]
-
 # %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #c41f7a03
 def prompt_rows(
     path,  # JSON array or JSON lines of rows or texts; a .txt with one prompt a line; or a .csv or .tsv with a header
@@ -126,20 +120,24 @@ def prompt_rows(
     "The prompts of a file in any form that is in use; ids are numbers from 0 where the file has none."
     if not Path(path).is_file(): raise FileNotFoundError(f'There is no file of prompts {path}: name one that exists.')
     if Path(path).suffix == '.txt':
-        lines = [line.strip() for line in read_text(path).splitlines()]
+        lines = [line.strip() for line in re.split(r'\r\n|\r|\n', read_text(path))]
         found = [(line, f'{path}, line {n}') for n, line in enumerate(lines, 1) if line]
-    else: found = _prompt_table(path) if Path(path).suffix in ('.csv', '.tsv') else json_rows(path)
+    else: found = table_rows(path) if Path(path).suffix in ('.csv', '.tsv') else json_rows(path)
     rows = []
     for n, (row, where) in enumerate(found):
         row = dict(text=row) if isinstance(row, str) else row
-        said = [row[key] for key in _PROMPT_KEYS if isinstance(row.get(key), str)] if isinstance(row, dict) else []
+        given = map(row.get, _PROMPT_KEYS) if isinstance(row, dict) else ()
+        said = [text for text in given if isinstance(text, str) and text.strip()]
         if not said:
             raise ValueError(f'{where}: expected an object with {" or ".join(_PROMPT_KEYS[:2])}, or a text, '
                              f'got {row!r:.60}.')
+        if not isinstance(row.get('unique_id', n), (int, str)):
+            raise ValueError(f'{where}: unique_id should be a number or a text, got {row["unique_id"]!r:.60}.')
         if 'num_objects' not in row: row = {**row, 'unique_id': row.get('unique_id', n), 'text': said[0]}
         rows.append((row, where))
     return rows
 
+# %% ../../nbs/4_metrics/00_metrics.multigen.ipynb #74744ab2
 def read_prompts(
     path,  # Rows in the authors' form; see `prompt_rows`
     classes: bool = True,  # Whether each must say which classes it asks for, as scoring needs

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.script import call_parse
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-from ..core import file_sha256, read_json, repo_root, resolve, write_json, write_text
+from ..core import file_sha256, json_rows, read_json, repo_root, resolve, write_json, write_text
 from ..methods import METHODS, parse_run
 from ..profiles import get_profile, PROFILES
 from ..run_config import config_for, OPTIONS, PARAMETERS
@@ -92,8 +92,7 @@ def data_facts(model: TrainedModel) -> dict:  # name, rows, sha256; rows and sha
     facts = dict(name=_place(model.config['data']))
     listed = resolve(model.config['data'])/'metadata.jsonl'
     if not listed.is_file(): return facts
-    rows = sum(1 for line in listed.read_text(encoding='utf-8').splitlines() if line.strip())
-    return facts | dict(rows=rows, sha256=file_sha256(listed))
+    return facts | dict(rows=len(json_rows(listed)), sha256=file_sha256(listed))
 
 def _masks(model: TrainedModel) -> str:
     "Where the masks came from, as far as method and data folder tell."
@@ -160,9 +159,15 @@ def model_scores(model: TrainedModel) -> list:  # Of `Score`
 # %% ../../nbs/7_tables/07_reporting.card.ipynb #c33583d5
 _FOLDERS = ('data', 'images', 'masks', 'val_data', 'val_images', 'model', 'cache')
 
+def _profile_of(model: TrainedModel) -> str:
+    "That of its place, else one with its base model, else one of its kind."
+    base = _place(model.config['model'])
+    same = [name for name, profile in PROFILES.items() if profile.model == base]
+    return model.profile or next(iter(same), 'mini' if base.startswith('tokencompose/zoo/') else 'sd14')
+
 def train_command(model: TrainedModel) -> str:
     "The command that trains this model again."
-    name = model.profile or 'mini'
+    name = _profile_of(model)
     method = model.method if model.method in METHODS and METHODS[model.method].trained else 'tokencompose'
     own, given = config_for(get_profile(name), method, model.seed).to_dict(), []
     own['out_dir'] = model.config.get('out_dir') if model.profile else own['out_dir']
@@ -181,7 +186,8 @@ def _same(a, b) -> bool: return (list(a) if isinstance(a, tuple) else a) == (lis
 def score_commands(model: TrainedModel) -> list:
     "Drawing and scoring on the first benchmark, and where the others are named."
     if not model.profile or model.method not in METHODS:
-        asked = f'-p profile {model.profile or "mini"} -p method mine -p model {_place(str(model.pipeline))}'
+        place = shlex.quote(_place(str(model.pipeline)))
+        asked = f'-p profile {_profile_of(model)} -p method mine -p model {place}'
     else: asked = f'-p profile {model.profile} -p method {model.method} -p train_seed {model.seed}'
     return [f'papermill nbs/{step}.ipynb runs/{step}.ipynb {asked}' for step in ('sample', 'evaluate')]
 

@@ -138,8 +138,18 @@ def _units_problem(r) -> str:
     units = r.get('units')
     if units is None: return ''
     if not {'ids', 'values'} <= set(units): return 'units needs ids and values'
+    if not isinstance(units['ids'], list): return f'units.ids should be a list, not {units["ids"]!r:.60}'
     if len(set(map(str, units['ids']))) != len(units['ids']): return 'units.ids has an id twice'
-    return next(filter(None, (_unit_problem(r, name) for name in units['values'])), '')
+    problem = _lists_problem(units, 'values') or _lists_problem(units, 'weights')
+    return problem or next(filter(None, (_unit_problem(r, name) for name in units['values'])), '')
+
+def _lists_problem(units: dict, part: str) -> str:
+    lists = units.get(part, {})
+    if not isinstance(lists, dict): return f'units.{part} should hold a list for each name, not {lists!r:.60}'
+    for name, given in lists.items():
+        right = isinstance(given, list) and all(v is None or _is_number(v) for v in given)
+        if not right: return f'units.{part} of {name} should be a list of numbers or null, not {given!r:.60}'
+    return ''
 
 def _unit_problem(r, name) -> str:
     ids, values, claimed = r['units']['ids'], r['units']['values'][name], r['values'].get(name)
