@@ -35,9 +35,10 @@ def save_checkpoint(
             os.rename(temporary, target)
             sync_folder(folder)
     finally: shutil.rmtree(temporary, ignore_errors=True)
-    kept = [c for c in checkpoints(folder) if c.name <= target.name][-keep:]  # a later one must be damaged
-    for old in checkpoints(folder):
-        if old not in kept: _remove(old)
+    every = checkpoints(folder)
+    before = [c for c in every if c.name <= target.name]  # the run came from before a later one, so that is damaged
+    for old in every:
+        if old not in before[-keep:]: _remove(old)
     return target
 
 def _write_files(folder: Path, step: int, tensors: dict, optimizer_state: dict, state: dict):

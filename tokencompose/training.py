@@ -22,27 +22,24 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
-from .core import cache_folder, default_device, keyed_generator, keyed_randn, Progress, provenance
-from .core import atomic_path, json_rows, make_folder, read_json, resolve, SampleOrder, sync_folder
-from .core import write_json, write_jsonl, write_text, writing
+from .core import atomic_path, cache_folder, default_device, hash_of, json_rows, keyed_generator
+from .core import keyed_randn, make_folder, Progress, provenance, read_json, resolve, SampleOrder
+from .core import sync_folder, write_json, write_jsonl, write_text, writing
 from .processes import sole_user, together
 from .model_files import model_folder
 from .models import load_pipeline, new_sampler
-from .attention import CrossAttentionCapture, resolve_layers
+from .attention import cross_attention_groups, CrossAttentionCapture, resolve_layers
 from .losses import column_losses
-from .data.dataset import GroundingDataset, supervision_text
+from .data.dataset import GroundingDataset, sides_of, supervision_text
 from .data.cache import CachedDataset, encode_cache, latents_from_moments
 from .run_config import begun_with, config_of, PARAMETERS, refuse_changes, rows_of, TrainConfig
 from .checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from .checkpoints import trained_parameters, trained_state
 from .speed import compile_unet, eagerly, fast_arithmetic, is_compiled, Packed
-from .attention import cross_attention_groups
-from .core import hash_of
-from .data.dataset import sides_of
 from .data.buckets import bucket_rows, bucket_sizes, BucketedDataset, BucketOrder, bucket_part
 from .options import dropped_captions, empty_states, scheduled_lr, snr_weights, without_captions
 from .lora import add_lora, check_installed, plain_unet, save_lora
 from .probing import grounding_share
-from .checkpoints import trained_parameters, trained_state
 
 # %% ../nbs/1_method/12_training.ipynb #09614ac4
 def denoising_target(scheduler, latents, noise, timesteps) -> torch.Tensor:
@@ -239,7 +236,7 @@ class Run:
     averages: dict  # Name of its file -> moving average of the weights; `ema` is the one that is exported
     order: SampleOrder  # Or `BucketOrder`
     step: int = 0  # Updates done
-    first: int = 0  # Updates whose time nobody noted: those before an old checkpoint
+    first: int = 0  # Updates whose time was not kept: those before a checkpoint of an earlier version
     spent: float = 0.  # Seconds that earlier processes took for the updates that are done
     peak: float = 0.  # Most memory they held, in MB
     capture: CrossAttentionCapture = None  # Open while the run trains with a grounding loss

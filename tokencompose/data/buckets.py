@@ -108,7 +108,7 @@ class BucketOrder:
         return [round*len(part)//self.chunk for part in self.rows]
 
     def _turns(self, round: int) -> list:
-        "The batches of a round, (bucket, its how manieth batch) each, in order."
+        "The batches of a round, (bucket, number of the batch in it) each, in order."
         if round not in self._dealt:
             spans = zip(self._before(round), self._before(round + 1))
             turns = [(k, n) for k, (first, end) in enumerate(spans) for n in range(first, end)]

@@ -187,11 +187,14 @@ def rows_frame(part: TablePart, results: list) -> pd.DataFrame:
         runs = max(len(seeds), 1)
         scored = sum(r['cost']['seconds'] for r in own if r['metric'] in metrics)/runs
         trained = [r['cost']['seconds'] for r in own if r['metric'] == 'training']
+        asked = get_profile(part.profile).seeds_of(m, f'table{part.table}')
+        more = ', '.join(str(seed) for seed in seeds if seed not in asked)
         lines[label_of(m)] = {
             'training seeds': ', '.join(map(str, seeds)),
             'training': format_seconds(sum(trained)/len(trained)) if trained else '',
             'drawing and judging': format_seconds(scored) if scored else NOT_RUN,
-            'made by': f'`make row TABLE={part.table} ROW={m} PROFILE={part.profile}{" SEED=0"*METHODS[m].trained}`'}
+            'made by': f'`make row TABLE={part.table} ROW={m} PROFILE={part.profile}{" SEED=0"*METHODS[m].trained}`'
+                       + (f', seeds {more} with TABLE=2' if more else '')}
     return pd.DataFrame(lines).T.rename_axis('row')
 
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #fc06bfa4
@@ -391,7 +394,8 @@ are asked at once ([Benjamini and Hochberg's rule](nbs/0_base/05_stats.ipynb)). 
 classes, not of other classes. A Fréchet distance (FD) is that of so many pictures, and most of it the bias of so small
 a sample, alike in all rows; its intervals are wide rather than narrow, and no simulation vouches for them.
 
-MG*k*: per cent of pictures in which at least *k* of the five things are found; *things*: how many of the five are found
+*OA*, VISOR's object accuracy: per cent of pictures in which both things of a prompt are found. MG*k*: per cent of
+pictures in which at least *k* of the five things are found; *things*: how many of the five are found
 in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best
 threshold of each map `iou_best`; without one: `ap`, average precision of its pixels, and `mass`, the share of the
 attention that lies on its thing.
@@ -450,9 +454,9 @@ def results_page(
 # %% ../../nbs/7_tables/05_reporting.pages.ipynb #3b6a9195
 _README = {'both things<br>(VISOR OA)': ('visor', 'OA'), 'three of five<br>(COCO MG3)': ('multigen_coco', 'MG3'),
            'four of five<br>(COCO MG4)': ('multigen_coco', 'MG4')}
-_README_SAYS = ('In brackets 95 % intervals over prompts and training seeds; *settled*: it excludes zero. MG*k*: at '
-                "least *k* of five found; things: how many; mass: a noun's attention on its thing; FD: distance to "
-                'real pictures.')
+_README_SAYS = ('In brackets 95 % intervals over prompts and training seeds; a difference is *settled* where its own '
+                "excludes zero. Things: how many of five; mass: a noun's attention on its thing; FD: distance "
+                'to real pictures.')
 
 def readme_table(records: str = 'paper_figures/records') -> str:
     "Table 2's objectives, here beside the paper, and which of their differences are settled."
