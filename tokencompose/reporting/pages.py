@@ -394,11 +394,10 @@ are asked at once ([Benjamini and Hochberg's rule](nbs/0_base/05_stats.ipynb)). 
 classes, not of other classes. A Fréchet distance (FD) is that of so many pictures, and most of it the bias of so small
 a sample, alike in all rows; its intervals are wide rather than narrow, and no simulation vouches for them.
 
-*OA*, VISOR's object accuracy: per cent of pictures in which both things of a prompt are found. MG*k*: per cent of
-pictures in which at least *k* of the five things are found; *things*: how many of the five are found
-in the mean, over the prompts of both lists. A map at a threshold: `mIoU` and `iou_0.3` to `iou_0.5`, at the best
-threshold of each map `iou_best`; without one: `ap`, average precision of its pixels, and `mass`, the share of the
-attention that lies on its thing.
+*OA*, VISOR's object accuracy: per cent of pictures in which both things of a prompt are found. MG*k*: per cent in
+which at least *k* of five are; *things*: how many of the five, in the mean over both lists. A map at a threshold:
+`mIoU` and `iou_0.3` to `iou_0.5`, at the best threshold of each map `iou_best`; without one: `ap`, average precision of
+its pixels, and `mass`, the share of the attention that lies on its thing.
 """
 
 def vouched(
