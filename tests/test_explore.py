@@ -281,6 +281,8 @@ def test_the_page_in_jupyterlab(shown):
     browser.click(called(browser, 'words, models, numbers'))
     for model, said in (('nbs', ('holds no pipeline', '1 of 2 drawn')), ('tokencompose/zoo/sd', ('2 of 2 drawn',))):  # and it goes on
         browser.type(called(browser, 'frozen'), model)
+        time.sleep(.5)                                                                               # what was typed is held back while the kernel is busy, a click is not
+        browser.wait(f'{PANEL}.sessionContext.kernelDisplayStatus == "idle"', SLOW)
         browser.click(called(browser, 'Draw'))
         browser.wait(f'{json.dumps(said)}.every(said => document.querySelector(".tc-say").parentElement.innerText.includes(said))', SLOW)
     browser.wait('document.querySelectorAll(".tc-row img").length == 4', SLOW)

@@ -306,13 +306,15 @@ def test_stage_resumes_to_the_same_bytes(toy_tagger, tmp_path):
     assert [r['image_id'] for r in whole] == list(range(23)) and {'image_id', 'file_name', 'text', 'nouns', 'left_out'} == set(whole[0])
 
 
-def test_stage_refuses_another_rule_or_other_captions(toy_tagger, tmp_path):
+def test_stage_refuses_another_rule_and_reads_other_captions(toy_tagger, tmp_path, capsys):
     tagger = FlairTagger(toy_tagger)
     tag_captions(tmp_path, rows_of(5), tagger)
     with pytest.raises(ValueError, match='stop_nouns'): tag_captions(tmp_path, rows_of(5), tagger, stop_nouns=True)
     with pytest.raises(ValueError, match='compounds'): tag_captions(tmp_path, rows_of(5), tagger, compounds=COMPOUNDS)
     others = {i: dict(row, text='another') for i, row in rows_of(5).items()}
-    with pytest.raises(ValueError, match='none of the 5 is still the same'): tag_captions(tmp_path, others, tagger)
+    assert [record['text'] for record in tag_captions(tmp_path, others, tagger)] == ['another']*5
+    assert 'nouns: 5 changed (0, 1, 2 and 2 more).\n' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='none of the 5 is still the same'): tag_captions(tmp_path, {i + 5: row for i, row in others.items()}, tagger)
 
 
 def test_one_changed_caption_is_tagged_again(toy_tagger, tmp_path, capsys):
