@@ -107,7 +107,7 @@ TOY = {
     'nbs/8_studies/faults.ipynb': {},
     'nbs/8_studies/power.ipynb': dict(seeds=[3], prompts=[100], effects={'MG3': 8., 'found': .3}, tables=100, most=8),
     'nbs/8_studies/choose_scales.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', lrs=[1e-3], scales=[0., 5e-3], seeds=[0, 1], steps=2, prompts=3, inference_steps=1),
-    'nbs/8_studies/explanations.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', times=2, factors={'fine maps': [.5, 1., 2.]}, steps=2, prompts=3, inference_steps=1),
+    'nbs/8_studies/explanations.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', seeds=[0, 1], times=2, factors={'fine maps': [.5, 1., 2.]}, steps=2, prompts=3, inference_steps=1),
     'nbs/8_studies/choose_recipe.ipynb': dict(profile='mini', model='{pipeline}', data='{dataset}', images='{scenes}/train2017', averages=[.5], seeds=[0, 1], steps=2, prompts=3, inference_steps=1),
     'nbs/6_pretraining/pretrain_sd.ipynb': dict(vae_steps=2, vae_scenes=8, word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, exam_pictures=2, attribute_pictures=1, inference_steps=2, zoo='{empty}/sd'),
     'nbs/6_pretraining/pretrain_sd_v.ipynb': dict(vae='{pipeline}', word_scenes=60, web_scenes=12, unet_steps=2, unet_batch=2, channels=[16, 32, 48], heads=[1, 2, 3], text_width=32, text_layers=1, exam_pictures=2, attribute_pictures=1, inference_steps=2, zoo='{empty}/sd_v'),
