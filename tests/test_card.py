@@ -10,7 +10,7 @@ from tokencompose.core import read_json, write_json
 from tokencompose.methods import METHODS
 from tokencompose.models import load_pipeline, tiny_pipeline
 from tokencompose.profiles import get_profile
-from tokencompose.reporting.card import card_of, push, stage_upload, train_command, trained_model, write_card
+from tokencompose.reporting.card import card_of, push, score_commands, stage_upload, train_command, trained_model, write_card
 from tokencompose.reporting.results import save_result, toy_result
 from tokencompose.run_config import config_for
 
@@ -75,6 +75,16 @@ def test_the_head_is_what_the_hub_reads(run):
     write_json(run/'result.json', config)
     data = card_of(trained_model(run), 'a/b').data
     assert (data.license, data.base_model) == ('creativeml-openrail-m', 'CompVis/stable-diffusion-v1-4')
+
+
+def test_commands_name_the_profile_of_the_base_model_and_quote_the_folder(run, tmp_path):
+    mine = run.rename(tmp_path/'my run')
+    for base, profile in (('CompVis/stable-diffusion-v1-4', 'sd14'), ('somebody/photos', 'sd14'), ('tokencompose/zoo/sd_v', 'mini_v')):
+        kept = read_json(mine/'result.json')
+        for part in (kept['config'], kept['provenance']['params']): part['model'] = base
+        write_json(mine/'result.json', kept)
+        commands = [train_command(trained_model(mine)), *score_commands(trained_model(mine))]
+        assert all(shlex.split(command)[3:6] == ['-p', 'profile', profile] for command in commands), commands
 
 
 def test_nothing_of_this_machine_goes_up(run, tmp_path):
