@@ -520,7 +520,6 @@ def test_masks_inside_the_folder_are_no_pictures(mine, capsys):
 
 @pytest.mark.parametrize('content, sentence', [
     ('file_name,text\na.jpg,one\nb.jpg,a cat, a dog and a pizza\n', r"row 3: it has 3 columns and the header 2; put text that holds ',' between quotation marks"),
-    ('file_name,text,more\na.jpg,one\n', r'row 2: it has 2 columns and the header 3'),
     ('file_name,text\na.jpg,"a cat\nb.jpg,a dog\n', r'row 2: a quotation mark is not closed'),
     ('file_name,text\na.jpg,"a 5" cat\nb.jpg,a dog\n', r'row 2: a quotation mark is not closed, or stands inside a text alone')])
 def test_a_table_whose_columns_are_not_clear(tmp_path, content, sentence):
@@ -528,8 +527,16 @@ def test_a_table_whose_columns_are_not_clear(tmp_path, content, sentence):
     with pytest.raises(ValueError, match=sentence): listed_captions(tmp_path/'list.csv')
 
 
-def test_quotation_marks_in_a_table_with_tabs_are_text(tmp_path):
-    (tmp_path/'list.tsv').write_text('file_name\ttext\na.jpg\t"STOP" on a sign, red\nb.jpg\ta 5" cat\n')
+def test_empty_columns_at_the_end_may_be_there_or_not(tmp_path):
+    (tmp_path/'list.csv').write_text('file_name,text,note\na.jpg,one\nb.jpg,two,,,\n')
+    assert listed_captions(tmp_path/'list.csv') == {'a.jpg': ('one',), 'b.jpg': ('two',)}
+    (tmp_path/'list.csv').write_text('file_name,text\na.jpg\n')
+    with pytest.raises(ValueError, match='row 2: give either text'): listed_captions(tmp_path/'list.csv')
+
+
+@pytest.mark.parametrize('between', ['\t', '|'])
+def test_quotation_marks_in_a_table_with_tabs_or_bars_are_text(tmp_path, between):
+    (tmp_path/'list.tsv').write_text('file_name\ttext\na.jpg\t"STOP" on a sign, red\nb.jpg\ta 5" cat\n'.replace('\t', between))
     assert listed_captions(tmp_path/'list.tsv') == {'a.jpg': ('"STOP" on a sign, red',), 'b.jpg': ('a 5" cat',)}
 
 
@@ -542,7 +549,9 @@ def test_links_are_followed_and_those_to_nothing_named(mine, tmp_path_factory):
     other = tmp_path_factory.mktemp('other')
     add(other, 'c.jpg')
     (other/'again').symlink_to(other)
-    (mine/'sub').symlink_to(other)
+    for name in ('sub', 'the same'): (mine/name).symlink_to(other)
+    (mine/'itself').symlink_to(mine)
+    (mine/'above').symlink_to(mine.parent/'nothing else')
     assert named(read_folder(mine)) == ['a.jpg', 'b.jpg', 'sub/c.jpg']
     (mine/'d.jpg').symlink_to(mine/'nowhere.jpg')
     (mine/'d.txt').write_text('a cat')

@@ -256,17 +256,17 @@ def read_jsonl(path) -> list:  # One value a line
 def table_rows(
     path,  # Text with a header, whose columns are set apart by tabs, semicolons, bars or commas
 ) -> list:  # Pairs (dict, "file, row n")
-    "The rows of a table, each with its place; one that has another number of columns than the header is refused."
+    "The rows of a table, each with its place; one with more columns than the header is refused, empty ones set aside."
     text = read_text(path)
     between = max('\t;|,', key=text.partition('\n')[0].count)
     rows, error = _cells(text, between, strict=True)
-    if error and between == '\t': rows, error = _cells(text, between, quoting=csv.QUOTE_NONE)  # tabs need no marks
+    if error and between in '\t|': rows, error = _cells(text, between, quoting=csv.QUOTE_NONE)  # these need no marks
     if error: raise ValueError(
         f'{path}, row {len(rows) + 1}: a quotation mark is not closed, or stands inside a text alone ({error}): '
         'close it, and double those inside.')
     head = [name.strip() for name in rows[0]] if rows else []
     for n, row in enumerate(rows, 1):
-        if len(row) != len(head): raise ValueError(
+        if any(cell.strip() for cell in row[len(head):]): raise ValueError(
             f'{path}, row {n}: it has {len(row)} columns and the header {len(head)}; '
             f'put text that holds {between!r} between quotation marks.')
     return [(dict(zip(head, row)), f'{path}, row {n}') for n, row in enumerate(rows[1:], 2)]
@@ -279,11 +279,13 @@ def _cells(text: str, between: str, **options) -> tuple:  # rows, what stopped t
 
 def files_below(folder) -> list:  # Paths, sorted
     "The files of a folder and its subfolders, also where those are links; a link to nothing is one of them."
-    found, seen = [], set()
+    root, found, seen = Path(folder).resolve(), [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        found += [Path(place)/name for name in names]
-        seen.add(os.path.realpath(place))
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+        real, own = Path(place).resolve(), root/Path(place).relative_to(folder)
+        folders.sort()  # of two links to one place always the same
+        if real in seen or real != own and real.is_relative_to(root): folders.clear()  # listed where it lies
+        else: found += [Path(place)/name for name in names]
+        seen.add(real)
     return sorted(found)
 
 # %% ../nbs/0_base/00_core.ipynb #54163965

@@ -100,7 +100,8 @@ def _check_together(folder: Path, kind: str, unet: dict):
     said = folder/'scheduler'/'scheduler_config.json'
     scheduler = read_json(said) if said.is_file() else {}
     name, target = str(scheduler.get('_class_name', '')), scheduler.get('prediction_type', 'epsilon')
-    if name.startswith('FlowMatch') or target not in ('epsilon', 'v_prediction'): raise ValueError(
+    if name.startswith('FlowMatch'): target = 'a flow'
+    if target not in ('epsilon', 'v_prediction'): raise ValueError(
         f'{kind} whose scheduler is {name or "of no known class"} and predicts {target}: '
         'one that predicts the noise (epsilon) or the velocity (v_prediction) is wanted, name another model.')
     vae, text = (read_json(folder/part/'config.json') for part in ('vae', 'text_encoder'))
